@@ -1,0 +1,1 @@
+//! Stacks and context switches: the only room that knows corosensei.

@@ -1,0 +1,1 @@
+//! The public error types, one enum per concern.

@@ -1,0 +1,1 @@
+//! Raw system calls, errno, clocks and the fork count: what every other room may stand on.
