@@ -1,1 +1,176 @@
 //! The public error types, one enum per concern.
+
+use thiserror::Error;
+
+/// Why there is no stack for another greenlet.
+///
+/// Every variant names the limit that was met and its value, so that it can be raised. An error leaves all
+/// greenlets that exist as they are, and later attempts may succeed: stacks of ended greenlets are used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum StackError {
+    /// A size below the smallest stack that is of any use.
+    #[error("a stack of {asked} bytes is too small: the minimum is {minimum} bytes")]
+    TooSmall {
+        /// The size that was asked for, in bytes.
+        asked: usize,
+        /// The smallest size, in bytes.
+        minimum: usize,
+    },
+
+    /// A size above the largest that is given out.
+    #[error("a stack of {asked} bytes is too large: the maximum is {maximum} bytes")]
+    TooLarge {
+        /// The size that was asked for, in bytes.
+        asked: usize,
+        /// The largest size, in bytes.
+        maximum: usize,
+    },
+
+    /// The process has as many memory mappings as the kernel lets it have.
+    ///
+    /// From Linux 6.13 on, stacks share a few large mappings and this limit is hardly ever met. Older kernels
+    /// need two mappings for each guarded stack.
+    #[error(
+        "no memory mapping left for a stack: {in_use} are in use and vm.max_map_count is {limit} \
+         (raise it with `sysctl -w vm.max_map_count=N`; before Linux 6.13 each stack takes two)"
+    )]
+    MapCount {
+        /// How many mappings the process had.
+        in_use: usize,
+        /// The value of `vm.max_map_count`.
+        limit: usize,
+    },
+
+    /// The address space of the process is limited (`ulimit -v`), and used up.
+    #[error(
+        "no address space left for a stack: {in_use} bytes are in use and RLIMIT_AS is {limit} bytes \
+         (raise it with `ulimit -v`, or ask for smaller stacks)"
+    )]
+    AddressSpace {
+        /// How many bytes of address space the process had in use.
+        in_use: usize,
+        /// The value of `RLIMIT_AS` in bytes.
+        limit: usize,
+    },
+
+    /// The machine does not overcommit memory (`vm.overcommit_memory = 2`), and its commit limit is met.
+    #[error(
+        "no memory left to commit for a stack: {committed} bytes are committed and the limit is {limit} bytes \
+         (vm.overcommit_memory is 2; raise vm.overcommit_ratio, or ask for smaller stacks)"
+    )]
+    CommitLimit {
+        /// How many bytes the whole machine has committed.
+        committed: usize,
+        /// The machine's commit limit in bytes.
+        limit: usize,
+    },
+
+    /// The kernel refused for another reason.
+    #[error("no stack: {call} failed: {}", std::io::Error::from_raw_os_error(*.errno))]
+    System {
+        /// The system call that failed.
+        call: &'static str,
+        /// The error number it answered with.
+        errno: i32,
+    },
+}
+
+/// Why a greenlet could not be spawned.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum SpawnError {
+    /// There is no stack for it.
+    #[error(transparent)]
+    Stack(#[from] StackError),
+}
+
+impl From<SpawnError> for std::io::Error {
+    fn from(error: SpawnError) -> std::io::Error {
+        let kind = match &error {
+            SpawnError::Stack(StackError::TooSmall { .. } | StackError::TooLarge { .. }) => {
+                std::io::ErrorKind::InvalidInput
+            }
+            SpawnError::Stack(_) => std::io::ErrorKind::OutOfMemory,
+        };
+        std::io::Error::new(kind, error)
+    }
+}
+
+/// Nothing can wake the greenlet that waits: every greenlet of its thread waits
+/// for another one, and nobody outside could end any of these waits.
+///
+/// Calls that have no error to return panic with this as their payload, after
+/// the report of who waits on what was written to the standard error stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("deadlock: every greenlet of this thread waits for another one")]
+pub struct Deadlock;
+
+/// Time was up first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the time is up")]
+pub struct Elapsed;
+
+/// How a greenlet ended that has no result.
+#[derive(Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// It panicked; this is the panic's payload.
+    #[error("the greenlet panicked: {}", panic_message(.0.as_ref()))]
+    Panicked(Box<dyn std::any::Any + Send + 'static>),
+    /// It was killed.
+    #[error("the greenlet was killed")]
+    Killed,
+    /// It has not ended, and nothing could wake the one who waits for it.
+    #[error(transparent)]
+    Deadlock(#[from] Deadlock),
+}
+
+impl JoinError {
+    /// Whether the greenlet panicked.
+    #[must_use]
+    pub fn is_panic(&self) -> bool {
+        matches!(self, JoinError::Panicked(_))
+    }
+
+    /// Whether the greenlet was killed.
+    #[must_use]
+    pub fn is_killed(&self) -> bool {
+        matches!(self, JoinError::Killed)
+    }
+
+    /// The payload of the panic, for [`std::panic::resume_unwind`].
+    ///
+    /// # Errors
+    /// The error itself, if the greenlet did not panic.
+    pub fn into_panic(self) -> Result<Box<dyn std::any::Any + Send + 'static>, JoinError> {
+        match self {
+            JoinError::Panicked(payload) => Ok(payload),
+            other => Err(other),
+        }
+    }
+}
+
+impl std::fmt::Debug for JoinError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            JoinError::Panicked(payload) => f
+                .debug_tuple("Panicked")
+                .field(&panic_message(payload.as_ref()))
+                .finish(),
+            JoinError::Killed => f.write_str("Killed"),
+            JoinError::Deadlock(_) => f.write_str("Deadlock"),
+        }
+    }
+}
+
+/// The text of a panic, where it has one.
+pub(crate) fn panic_message(payload: &(dyn std::any::Any + Send)) -> &str {
+    if let Some(text) = payload.downcast_ref::<&'static str>() {
+        text
+    } else if let Some(text) = payload.downcast_ref::<String>() {
+        text
+    } else {
+        "(a payload that is not text)"
+    }
+}

@@ -1,7 +1,15 @@
 //! gevent for Rust: stackful coroutines on one OS thread, written as plain blocking code.
 
 pub mod error;
+pub mod hub;
 
 mod coroutine;
-mod hub;
 mod sys;
+mod task;
+mod time;
+
+pub use task::{
+    Builder, Current, GreenletId, IWait, JoinHandle, LinkId, Waitable, current, iwait, joinall,
+    joinall_timeout, killall, spawn, spawn_later, timeout, wait, yield_now,
+};
+pub use time::sleep;

@@ -1,1 +1,336 @@
-//! The scheduler of one OS thread.
+//! The scheduler of one OS thread, and everything a greenlet waits with.
+//!
+//! Every OS thread gets a [`Hub`] on first use. The thread's own stack is its
+//! *main greenlet*, and a blocking call made there runs the hub's loop, on that
+//! very stack, until the call is answered:
+//!
+//! ```text
+//!   main greenlet's stack                    greenlets' stacks
+//!   ┌─────────────────────────┐
+//!   │ fn main                 │
+//!   │   handle.join()         │            ┌───────────────────────┐
+//!   │     park()              │   resume   │ body of greenlet 7    │
+//!   │       Hub::run (loop) ──┼──────────▶ │   sleep()             │
+//!   │                       ◀─┼─────────── │     park()            │
+//!   └─────────────────────────┘   suspend  └───────────────────────┘
+//! ```
+//!
+//! So there is one switch into a greenlet and one out of it per turn, and no
+//! hub greenlet in between. No user code ever runs on the loop's own frame: a
+//! blocking call there would enter the loop a second time.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `run` | the loop: whose turn it is, and what happens when it is nobody's |
+//! | `task`, `cell` | the record of a greenlet; its memory, closure and result |
+//! | `wait` | waiters, the claim, and the one intrusive `WaitQueue` |
+//! | `interrupt`, `unwind` | kill and timeout; every catch and throw |
+//! | `timers`, `reactor`, `inbox` | what wakes a hub: the clock, descriptors, other threads |
+//! | `io` | "try, else park until ready", for every descriptor |
+//! | `parker` | `Parker` and `Unparker`, the public face of waiting |
+//! | `end` | threads that end, `shutdown`, and fork |
+//! | `report` | who waits on what, and the deadlock report |
+
+mod cell;
+mod end;
+mod inbox;
+mod interrupt;
+mod io;
+mod parker;
+mod reactor;
+mod report;
+mod run;
+mod run_queue;
+mod shared;
+mod slab;
+mod task;
+mod timers;
+mod unwind;
+mod wait;
+
+use std::cell::{Cell, RefCell};
+use std::panic::Location;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use self::cell::{Blocks, Spec};
+use self::reactor::Reactor;
+use self::run_queue::RunQueue;
+use self::shared::HubShared;
+use self::slab::Slab;
+use self::task::{State, Task, TaskPtr};
+use self::timers::{TimerKey, Timers};
+use self::wait::Waiter;
+use crate::coroutine::Fibers;
+use crate::error::SpawnError;
+use crate::sys::clock;
+
+pub(crate) use self::cell::{Ended, Handle};
+pub use self::end::shutdown;
+pub(crate) use self::interrupt::{TimeoutFrame, kill};
+pub(crate) use self::io::Io;
+pub use self::parker::{Parker, Unparker};
+pub(crate) use self::reactor::Direction;
+pub(crate) use self::report::panic_deadlock;
+pub use self::report::report;
+pub(crate) use self::task::{Link, Local, TaskRef};
+pub(crate) use self::unwind::{Payload, catch, contain, is_timeout, rethrow};
+pub(crate) use self::wait::{Kind, Reason, WaitQueue, Woken, pause, wait_any};
+pub use crate::coroutine::StackSize;
+
+/// The scheduler of one OS thread.
+pub(crate) struct Hub {
+    // The loop's own, touched at every turn.
+    /// Whose turn it is.
+    current: Cell<TaskPtr>,
+    /// Who is next regardless of the queue: the target of an explicit switch.
+    direct: Cell<Option<TaskPtr>>,
+    queue: RunQueue,
+    /// Turns until the loop looks at the clock, the inbox and the reactor.
+    ticks: Cell<u32>,
+    /// The time of the last look (nanoseconds), good enough for reports.
+    coarse_now: Cell<u64>,
+    /// When the reactor was last asked.
+    polled_at: Cell<u64>,
+    // What greenlets are made of.
+    main: Box<Task>,
+    fibers: Fibers,
+    blocks: Blocks,
+    tasks: RefCell<Slab<TaskPtr>>,
+    stack_size: Cell<StackSize>,
+    next_id: Cell<u64>,
+    // What wakes them.
+    timers: RefCell<Timers<TimerTarget>>,
+    reactor: RefCell<Option<Reactor>>,
+    shared: RefCell<Arc<HubShared>>,
+    /// Waits that only another thread could end, and waits on the outside.
+    shared_waits: Cell<isize>,
+    external_waits: Cell<isize>,
+    /// I/O operations until a greenlet that never has to wait yields.
+    io_budget: Cell<u32>,
+    /// Retired greenlets since stacks were last looked through.
+    retired: Cell<u32>,
+    /// After a fork, in the child: the greenlet whose stack carries the loop
+    /// is not here any more, and the process ends when nobody else is.
+    orphaned: Cell<bool>,
+}
+
+/// What a timer does when it is due.
+#[derive(Clone, Copy)]
+pub(crate) enum TimerTarget {
+    /// Ends a wait. The wait cancels its timer before it leaves its frame.
+    Waiter(*const Waiter),
+    /// Tells a `timeout` frame, which cancels its timer when it is left.
+    Timeout { task: TaskPtr, id: u64 },
+    /// Starts a delayed greenlet, which cannot end before.
+    Start(TaskPtr),
+}
+
+/// How a greenlet is to be made.
+#[derive(Clone, Debug)]
+pub(crate) struct SpawnOptions {
+    pub(crate) name: Option<Box<str>>,
+    pub(crate) stack_size: Option<StackSize>,
+    pub(crate) spawned_at: &'static Location<'static>,
+}
+
+impl SpawnOptions {
+    #[track_caller]
+    pub(crate) fn new() -> SpawnOptions {
+        SpawnOptions {
+            name: None,
+            stack_size: None,
+            spawned_at: Location::caller(),
+        }
+    }
+}
+
+thread_local! {
+    /// This thread's hub, once it has one. `const` and without a destructor:
+    /// reachable before, during and after everything else, and one load.
+    static HUB: Cell<*const Hub> = const { Cell::new(std::ptr::null()) };
+}
+
+/// Numbers hubs, so that greenlets of different threads have different ids.
+static NEXT_HUB: AtomicU64 = AtomicU64::new(0);
+
+impl Hub {
+    /// This thread's hub, made on first use.
+    ///
+    /// The reference is good until the thread's thread-locals are destroyed.
+    /// Nothing stores it: everybody asks again.
+    #[inline(always)]
+    pub(crate) fn get() -> &'static Hub {
+        match Hub::try_current() {
+            Some(hub) => hub,
+            None => Hub::create(),
+        }
+    }
+
+    /// This thread's hub, if it has one.
+    #[inline(always)]
+    pub(crate) fn try_current() -> Option<&'static Hub> {
+        // SAFETY: the pointer is null or that of a hub that `end` has not yet
+        // taken away from this thread, which nulls it first.
+        unsafe { HUB.get().as_ref() }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn create() -> &'static Hub {
+        let number = NEXT_HUB.fetch_add(1, Ordering::Relaxed);
+        let first_id = number << 40;
+        let main = Box::new(cell::main_task(first_id));
+        let main_ptr = TaskPtr((&*main).into());
+        main.state.set(State::Running);
+        let hub = Hub {
+            current: Cell::new(main_ptr),
+            direct: Cell::new(None),
+            queue: RunQueue::new(),
+            ticks: Cell::new(run::TURNS_PER_LOOK),
+            coarse_now: Cell::new(clock::now_ns()),
+            polled_at: Cell::new(0),
+            main,
+            fibers: Fibers::new(run::entry),
+            blocks: Blocks::new(),
+            tasks: RefCell::new(Slab::new()),
+            stack_size: Cell::new(StackSize::DEFAULT),
+            next_id: Cell::new(first_id + 1),
+            timers: RefCell::new(Timers::new()),
+            reactor: RefCell::new(None),
+            shared: RefCell::new(HubShared::new(number)),
+            shared_waits: Cell::new(0),
+            external_waits: Cell::new(0),
+            io_budget: Cell::new(io::BUDGET),
+            retired: Cell::new(0),
+            orphaned: Cell::new(false),
+        };
+        let key = hub.tasks.borrow_mut().insert(main_ptr);
+        hub.main.key.set(key);
+        let hub: &'static Hub = Box::leak(Box::new(hub));
+        end::adopt(hub);
+        HUB.set(hub);
+        hub
+    }
+
+    #[inline(always)]
+    pub(crate) fn current(&self) -> TaskPtr {
+        self.current.get()
+    }
+
+    pub(crate) fn main(&self) -> TaskPtr {
+        TaskPtr((&*self.main).into())
+    }
+
+    pub(crate) fn coarse_now(&self) -> u64 {
+        self.coarse_now.get()
+    }
+
+    pub(crate) fn shared_ptr(&self) -> *const HubShared {
+        Arc::as_ptr(&self.shared.borrow())
+    }
+
+    pub(crate) fn shared(&self) -> Arc<HubShared> {
+        Arc::clone(&self.shared.borrow())
+    }
+
+    /// A number that no greenlet, link or frame of any hub had before.
+    pub(crate) fn next_id(&self) -> u64 {
+        let id = self.next_id.get();
+        self.next_id.set(id + 1);
+        id
+    }
+
+    /// Makes a greenlet and queues it behind everybody who is runnable.
+    #[inline]
+    pub(crate) fn spawn<F, T>(
+        &self,
+        options: SpawnOptions,
+        body: F,
+    ) -> Result<Handle<T>, SpawnError>
+    where
+        F: FnOnce() -> T + 'static,
+        T: 'static,
+    {
+        let handle = self.create_task(options, body)?;
+        self.make_ready(handle.task().ptr());
+        Ok(handle)
+    }
+
+    /// Makes a greenlet that is queued when the deadline comes.
+    pub(crate) fn spawn_at<F, T>(
+        &self,
+        options: SpawnOptions,
+        deadline: u64,
+        body: F,
+    ) -> Result<Handle<T>, SpawnError>
+    where
+        F: FnOnce() -> T + 'static,
+        T: 'static,
+    {
+        let handle = self.create_task(options, body)?;
+        let task = handle.task().ptr();
+        let timer = self.start_timer(deadline, TimerTarget::Start(task));
+        task.with_extra(|extra| extra.start_timer = Some(timer));
+        Ok(handle)
+    }
+
+    /// Makes a greenlet in the state `New`. Its stack is promised, not yet
+    /// taken: a greenlet that has not started costs one block of memory.
+    #[inline]
+    pub(crate) fn create_task<F, T>(
+        &self,
+        options: SpawnOptions,
+        body: F,
+    ) -> Result<Handle<T>, SpawnError>
+    where
+        F: FnOnce() -> T + 'static,
+        T: 'static,
+    {
+        let stack_size = options.stack_size.unwrap_or(self.stack_size.get());
+        self.fibers.reserve(stack_size)?;
+        let spec = Spec {
+            id: self.next_id(),
+            stack_size,
+            spawned_at: options.spawned_at,
+        };
+        let handle = cell::create(self, spec, body);
+        let task = handle.task();
+        task.key.set(self.tasks.borrow_mut().insert(task.ptr()));
+        if let Some(name) = options.name {
+            task.with_extra(|extra| extra.name = Some(name));
+        }
+        Ok(handle)
+    }
+
+    pub(crate) fn start_timer(&self, deadline: u64, target: TimerTarget) -> TimerKey {
+        self.timers.borrow_mut().start(deadline, target)
+    }
+
+    pub(crate) fn cancel_timer(&self, timer: TimerKey) {
+        self.timers.borrow_mut().cancel(timer);
+    }
+
+    pub(crate) fn count_wait(&self, kind: Kind, by: isize) {
+        let count = match kind {
+            Kind::Local => return,
+            Kind::Shared => &self.shared_waits,
+            Kind::External => &self.external_waits,
+        };
+        count.set(count.get() + by);
+    }
+}
+
+/// Sets the stack size of greenlets that are spawned on this thread from now
+/// on and do not ask for one. It is [`StackSize::DEFAULT`] at first.
+///
+/// # Examples
+/// ```
+/// use greenlet::hub::{self, StackSize};
+///
+/// hub::set_stack_size(StackSize::new(64 << 10)?);
+/// # Ok::<(), greenlet::error::StackError>(())
+/// ```
+pub fn set_stack_size(size: StackSize) {
+    Hub::get().stack_size.set(size);
+}

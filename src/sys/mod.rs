@@ -1,1 +1,10 @@
-//! Raw system calls, errno, clocks and the fork count: what every other room may stand on.
+//! What everybody may stand on: raw system calls, clocks, the fork count, and
+//! what we know of std's insides. Knows no other room.
+
+pub(crate) mod clock;
+pub(crate) mod fork;
+pub(crate) mod helpers;
+pub(crate) mod os;
+pub(crate) mod panics;
+pub(crate) mod text;
+pub(crate) mod timerfd;

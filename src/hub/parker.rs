@@ -1,0 +1,198 @@
+//! `Parker` and `Unparker`: waiting and waking for those who build their own.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::time::Duration;
+
+use super::shared::HubShared;
+use super::wait::{self, Kind, Reason, Woken};
+use super::{Hub, report};
+use crate::sys::clock;
+
+/// Nobody waits, and no permit is there.
+const EMPTY: u8 = 0;
+/// The greenlet waits, or is about to.
+const PARKED: u8 = 1;
+/// A permit is there for the next `park`.
+const NOTIFIED: u8 = 2;
+
+/// Lets the greenlet that made it wait until an [`Unparker`] wakes it.
+///
+/// It works as [`std::thread::park`] does, with a permit of its own: an
+/// `unpark` that comes first makes the next `park` return at once, and several
+/// of them are one. What parks is the greenlet; the OS thread goes on with the
+/// others. Every blocking call of this crate is built on this.
+///
+/// A `Parker` stays on its thread, and only the greenlet that made it may wait
+/// with it.
+///
+/// # Examples
+/// ```
+/// let parker = greenlet::hub::Parker::new();
+/// let unparker = parker.unparker();
+/// std::thread::spawn(move || unparker.unpark());
+/// parker.park();
+/// ```
+pub struct Parker {
+    inner: Arc<Inner>,
+    not_send: PhantomData<*const ()>,
+}
+
+/// Wakes the greenlet behind a [`Parker`], from any thread.
+///
+/// On the greenlet's own thread a wake-up is a push on the run queue; from
+/// another thread it is a message to the hub. It is never run on the caller's
+/// stack. After a fork, an `Unparker` of the parent does nothing in the child.
+///
+/// # Examples
+/// ```
+/// use std::time::Duration;
+///
+/// let parker = greenlet::hub::Parker::new();
+/// let unparker = parker.unparker();
+/// greenlet::spawn(move || unparker.unpark());
+/// assert!(parker.park_timeout(Duration::from_secs(5)));
+/// ```
+#[derive(Clone)]
+pub struct Unparker {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    state: AtomicU8,
+    hub: Arc<HubShared>,
+    task: u64,
+    /// The token of the wait in progress.
+    token: AtomicU32,
+}
+
+impl Parker {
+    /// A parker for the current greenlet.
+    #[must_use]
+    pub fn new() -> Parker {
+        let hub = Hub::get();
+        Parker {
+            inner: Arc::new(Inner {
+                state: AtomicU8::new(EMPTY),
+                hub: hub.shared(),
+                task: hub.current().key.get().to_u64(),
+                token: AtomicU32::new(0),
+            }),
+            not_send: PhantomData,
+        }
+    }
+
+    /// A handle that wakes this parker's greenlet.
+    #[must_use]
+    pub fn unparker(&self) -> Unparker {
+        Unparker {
+            inner: Arc::clone(&self.inner),
+        }
+    }
+
+    /// Parks the current greenlet until somebody calls [`Unparker::unpark`].
+    ///
+    /// # Panics
+    /// With [`Deadlock`](crate::error::Deadlock) if nothing could ever wake
+    /// it; and if it is called by another greenlet than the one that made it.
+    pub fn park(&self) {
+        if self.wait(None) == Woken::Deadlock {
+            report::panic_deadlock();
+        }
+    }
+
+    /// As [`park`](Parker::park), for at most `timeout`; false if nobody came.
+    ///
+    /// # Panics
+    /// If it is called by another greenlet than the one that made it.
+    pub fn park_timeout(&self, timeout: Duration) -> bool {
+        self.wait(Some(clock::deadline_after(timeout)))
+            .is_answered()
+    }
+
+    pub(crate) fn park_until(&self, deadline: Option<u64>) -> Woken {
+        self.wait(deadline)
+    }
+
+    fn wait(&self, deadline: Option<u64>) -> Woken {
+        let inner = &*self.inner;
+        let task = Hub::get().current();
+        assert_eq!(
+            task.key.get().to_u64(),
+            inner.task,
+            "a Parker parks only the greenlet that made it"
+        );
+        if inner.state.swap(EMPTY, Ordering::Acquire) == NOTIFIED {
+            return Woken::Answered(0);
+        }
+        // Whichever way this wait is left, the next one starts afresh; a
+        // permit that came too late for this one is kept for it.
+        let _guard = Leave(inner);
+        let reason = Reason::new("parked");
+        let mut already = false;
+        let woken = wait::pause(reason, Kind::Shared, deadline, |waiter| {
+            inner.token.store(waiter.token(), Ordering::Relaxed);
+            already = inner
+                .state
+                .compare_exchange(EMPTY, PARKED, Ordering::AcqRel, Ordering::Acquire)
+                .is_err();
+            if already {
+                waiter.answer_now();
+            }
+        });
+        if inner.state.swap(EMPTY, Ordering::Acquire) == NOTIFIED {
+            return Woken::Answered(0);
+        }
+        woken
+    }
+}
+
+/// Marks the parker as not waiting, when its wait is left by an unwinding too.
+struct Leave<'a>(&'a Inner);
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        let _ = self
+            .0
+            .state
+            .compare_exchange(PARKED, EMPTY, Ordering::AcqRel, Ordering::Acquire);
+    }
+}
+
+impl Default for Parker {
+    fn default() -> Parker {
+        Parker::new()
+    }
+}
+
+impl fmt::Debug for Parker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parker").finish_non_exhaustive()
+    }
+}
+
+impl Unparker {
+    /// Wakes the greenlet, or leaves it a permit. May be called any number of
+    /// times, from any thread, also when the greenlet has long ended.
+    pub fn unpark(&self) {
+        let inner = &*self.inner;
+        if inner.state.swap(NOTIFIED, Ordering::AcqRel) != PARKED {
+            return;
+        }
+        let address = (inner.task, inner.token.load(Ordering::Relaxed));
+        match Hub::try_current() {
+            Some(hub) if std::ptr::eq(hub.shared_ptr(), &*inner.hub) => {
+                hub.notified(address.0, address.1);
+            }
+            _ => inner.hub.push(address),
+        }
+    }
+}
+
+impl fmt::Debug for Unparker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unparker").finish_non_exhaustive()
+    }
+}

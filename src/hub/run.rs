@@ -1,0 +1,296 @@
+//! The loop: whose turn it is, and what happens when it is nobody's.
+//!
+//! ```text
+//!   ┌─▶ the target of an explicit switch, else the first of the run queue
+//!   │     │ none: fire due timers, take in the inbox; still none: is this a
+//!   │     │       deadlock? else sleep in the reactor until something happens
+//!   │     ▼
+//!   │   the main greenlet? ──▶ return into it (the loop stands on its stack)
+//!   │     │ no
+//!   │     ▼
+//!   │   resume it; retire it if its body has ended
+//!   │     │
+//!   └─────┘ every 61 turns: a look at the clock, so that a busy run queue
+//!           keeps neither timers nor I/O nor other threads waiting
+//! ```
+
+use super::slab::Key;
+use super::task::{self, State, TaskPtr};
+use super::wait::Waiter;
+use super::{Hub, TimerTarget, interrupt, report};
+use crate::coroutine::Suspender;
+use crate::sys::clock;
+use crate::sys::panics::PanicCount;
+
+/// Turns between two looks at the clock. A prime, so that it does not fall
+/// into step with a program's own rounds.
+pub(super) const TURNS_PER_LOOK: u32 = 61;
+/// A reactor that has been asked this long ago (nanoseconds) is asked again.
+const POLL_INTERVAL: u64 = 100_000;
+/// Stacks are looked through once in so many retired greenlets.
+const RETIRED_PER_TRIM: u32 = 1024;
+
+/// What a fiber runs: the body of the task whose turn it is.
+pub(super) fn entry(suspender: Suspender) {
+    let task = Hub::get().current();
+    task.suspender.set(Some(suspender));
+    // SAFETY: a task is resumed for the first time once, with the function
+    // that its maker gave it.
+    unsafe { (task.vtable.run)(task) }
+}
+
+impl Hub {
+    /// Lets everybody who is runnable go first.
+    #[inline]
+    pub(crate) fn yield_now(&self) {
+        if self.queue.is_empty() {
+            self.count_turn();
+        }
+        if !self.queue.is_empty() {
+            self.suspend_ready();
+        }
+        interrupt::check(self);
+    }
+
+    /// Queues the current task and suspends it.
+    #[inline]
+    pub(crate) fn suspend_ready(&self) {
+        let task = self.current();
+        self.queue.push(task);
+        self.suspend(State::Ready);
+    }
+
+    /// Stops the current task until the loop comes back to it.
+    #[inline]
+    pub(crate) fn suspend(&self, state: State) {
+        let task = self.current();
+        task.state.set(state);
+        if std::thread::panicking() {
+            self.suspend_unwinding(task);
+        } else {
+            self.switch_away(task);
+        }
+    }
+
+    #[inline(always)]
+    fn switch_away(&self, task: TaskPtr) {
+        if task == self.main() {
+            self.run();
+        } else if let Some(suspender) = task.suspender.get() {
+            // SAFETY: the task is current, so this code runs on its fiber, and
+            // the suspender is that fiber's.
+            unsafe { suspender.suspend() }
+        }
+    }
+
+    /// A destructor blocks while its greenlet unwinds. std counts panics by
+    /// thread; the count is put aside, or everybody else would seem to unwind.
+    #[cold]
+    fn suspend_unwinding(&self, task: TaskPtr) {
+        task.unwinding.set(true);
+        match PanicCount::get().and_then(|count| Some((count, count.take()?))) {
+            Some((count, saved)) => {
+                self.switch_away(task);
+                count.restore(saved);
+            }
+            None => self.block_thread(task),
+        }
+        task.unwinding.set(false);
+    }
+
+    /// std's panic count cannot be put aside: nobody else may run before this
+    /// wait is over, so it blocks the thread, and if only this hub's greenlets
+    /// could end it, there is no way on.
+    fn block_thread(&self, task: TaskPtr) {
+        while task.state.get() != State::Ready {
+            self.look_around();
+            if task.state.get() == State::Ready {
+                break;
+            }
+            if self.timers.borrow().len() == 0 && self.nobody_outside() {
+                report::abort_unwinding(self);
+            }
+            self.sleep_in_reactor();
+        }
+        // Others that became ready stay queued, in their order.
+        self.queue.remove(task);
+        task.state.set(State::Running);
+    }
+
+    /// Makes a task that does not run runnable; does nothing to one that is.
+    #[inline]
+    pub(crate) fn make_ready(&self, task: TaskPtr) {
+        match task.state.get() {
+            State::Parked | State::Switched | State::New => {
+                task.state.set(State::Ready);
+                self.queue.push(task);
+            }
+            State::Ready | State::Running | State::Finished => {}
+        }
+    }
+
+    /// The loop. Returns when the main greenlet's turn has come.
+    fn run(&self) {
+        loop {
+            let task = match self.direct.take() {
+                Some(task) => task,
+                None => match self.queue.pop() {
+                    Some(task) => task,
+                    None => {
+                        self.idle();
+                        continue;
+                    }
+                },
+            };
+            self.current.set(task);
+            if task == self.main() {
+                task.state.set(State::Running);
+                return;
+            }
+            self.resume(task);
+            self.count_turn();
+        }
+    }
+
+    #[inline(always)]
+    fn resume(&self, task: TaskPtr) {
+        task.state.set(State::Running);
+        // SAFETY: only the loop touches fibers, and a task's fiber stays with
+        // it until the task has finished.
+        unsafe {
+            let fiber = &mut *task.fiber.get();
+            match fiber {
+                Some(fiber) => fiber.resume(),
+                None => fiber.insert(self.fibers.take(task.stack_size)).resume(),
+            }
+        }
+        if task.state.get() == State::Finished {
+            self.retire(task);
+        }
+    }
+
+    /// Takes leave of a task whose body has ended.
+    #[inline]
+    fn retire(&self, task: TaskPtr) {
+        // SAFETY: as in `resume`; the fiber has run to the end of its job.
+        if let Some(fiber) = unsafe { (*task.fiber.get()).take() } {
+            self.fibers.give(fiber);
+        }
+        self.tasks.borrow_mut().remove(task.key.get());
+        task::release(task);
+        let retired = self.retired.get() + 1;
+        self.retired.set(retired);
+        if retired == RETIRED_PER_TRIM {
+            self.retired.set(0);
+            self.fibers.trim();
+        }
+    }
+
+    /// One turn is over; looks around if it was the 61st.
+    #[inline(always)]
+    fn count_turn(&self) {
+        let left = self.ticks.get() - 1;
+        self.ticks.set(left);
+        if left == 0 {
+            self.look_from_within();
+        }
+    }
+
+    /// The look at the clock that a busy run queue is interrupted for.
+    #[cold]
+    #[inline(never)]
+    fn look_from_within(&self) {
+        self.ticks.set(TURNS_PER_LOOK);
+        self.take_in_inbox();
+        let now = clock::now_ns();
+        self.coarse_now.set(now);
+        if now.saturating_sub(self.polled_at.get()) >= POLL_INTERVAL {
+            self.polled_at.set(now);
+            self.fire_timers(now);
+            self.poll_reactor();
+        }
+    }
+
+    /// Takes in what has happened, without sleeping.
+    fn look_around(&self) {
+        self.take_in_inbox();
+        let now = clock::now_ns();
+        self.coarse_now.set(now);
+        self.fire_timers(now);
+    }
+
+    /// Nobody is runnable: finds somebody, or sleeps.
+    #[cold]
+    #[inline(never)]
+    fn idle(&self) {
+        self.look_around();
+        if !self.queue.is_empty() {
+            return;
+        }
+        self.fibers.trim();
+        if self.timers.borrow().len() == 0 && self.nobody_outside() {
+            self.nothing_can_happen();
+            return;
+        }
+        self.sleep_in_reactor();
+    }
+
+    /// Fires what is due, in the order of the deadlines.
+    fn fire_timers(&self, now: u64) {
+        loop {
+            let due = self.timers.borrow_mut().pop_due(now);
+            match due {
+                Some(TimerTarget::Waiter(waiter)) => {
+                    // SAFETY: a waiter's timer is cancelled before its frame
+                    // is left.
+                    unsafe { (*waiter).time_out(self) }
+                }
+                Some(TimerTarget::Timeout { task, id }) => interrupt::time_is_up(self, task, id),
+                Some(TimerTarget::Start(task)) => {
+                    task.with_extra(|extra| extra.start_timer = None);
+                    self.make_ready(task);
+                }
+                None => return,
+            }
+        }
+    }
+
+    /// Wakes whom other threads have answered.
+    fn take_in_inbox(&self) {
+        let shared = self.shared.borrow();
+        if shared.inbox.is_empty_hint() {
+            return;
+        }
+        for message in shared.inbox.take() {
+            self.notified(message.key, message.token);
+        }
+    }
+
+    /// A wake-up by address: for the wait that it names, or for nobody.
+    pub(super) fn notified(&self, key: u64, token: u32) {
+        let task = self.tasks.borrow().get(Key::from_u64(key)).copied();
+        let Some(task) = task else { return };
+        // SAFETY: a task's waiter is null or in its frame.
+        let waiter: Option<&Waiter> = unsafe { task.waiter.get().as_ref() };
+        if let Some(waiter) = waiter {
+            if waiter.token() == token {
+                waiter.notified(self);
+            }
+        }
+    }
+
+    /// Whether nothing but this hub's own greenlets could wake one of them.
+    fn nobody_outside(&self) -> bool {
+        self.external_waits.get() == 0
+            && (self.shared_waits.get() == 0 || report::no_other_threads())
+    }
+
+    /// Every greenlet waits for another one.
+    fn nothing_can_happen(&self) {
+        if self.orphaned.get() {
+            super::end::exit_child(self);
+        }
+        report::deadlock(self);
+        interrupt::deadlock(self, self.main());
+    }
+}

@@ -1,0 +1,450 @@
+//! Waiting: the one way a greenlet stops, and the one queue it stops in.
+//!
+//! A wait is a [`Waiter`] in the frame of the greenlet that waits, so waiting
+//! allocates nothing. Whoever wants to end the wait must *claim* the waiter
+//! first, and a waiter is claimed once:
+//!
+//! ```text
+//!   who                         claims with    and then
+//!   an answer (hand-off, unpark)  ANSWERED      queues the task, or, from another
+//!                                               thread, puts it into the hub's inbox
+//!   the deadline's timer          TIMED_OUT     queues the task
+//!   a kill, a `timeout` frame     INTERRUPTED   queues the task, which then unwinds
+//!   the deadlock detector         DEADLOCKED    queues the task
+//! ```
+//!
+//! So an answered wait stays answered: a kill or a timeout that comes later
+//! finds the claim taken and stays pending, and what was handed over is not
+//! lost. An answer that comes too late finds the claim taken as well, and
+//! [`WaitQueue::wake_one`] goes on to the next waiter.
+
+use std::cell::Cell;
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::interrupt;
+use super::shared::HubShared;
+use super::task::{PENDING, State, TaskPtr};
+use super::{Hub, TimerTarget};
+use crate::sys::{clock, fork};
+
+/// What a greenlet waits for, in the words of a report.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reason {
+    /// For instance "joining greenlet" or "reading from fd".
+    pub(crate) verb: &'static str,
+    /// The number that goes with it, if there is one.
+    pub(crate) detail: Option<u64>,
+}
+
+impl Reason {
+    pub(crate) const fn new(verb: &'static str) -> Reason {
+        Reason { verb, detail: None }
+    }
+
+    pub(crate) const fn with(verb: &'static str, detail: u64) -> Reason {
+        Reason {
+            verb,
+            detail: Some(detail),
+        }
+    }
+}
+
+/// Who is able to end a wait; the deadlock detector's question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Only a greenlet of the same hub.
+    Local,
+    /// Any thread of this process that holds the same object.
+    Shared,
+    /// The outside: a descriptor, a signal, a helper thread's job.
+    External,
+}
+
+/// How a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Woken {
+    /// Somebody answered; the number tells which of several queues it was.
+    Answered(u32),
+    TimedOut,
+    /// Nothing could have ended this wait any more.
+    Deadlock,
+}
+
+impl Woken {
+    pub(crate) fn is_answered(self) -> bool {
+        matches!(self, Woken::Answered(_))
+    }
+}
+
+const UNCLAIMED: u32 = 0;
+const TIMED_OUT: u32 = 1;
+const INTERRUPTED: u32 = 2;
+const DEADLOCKED: u32 = 3;
+/// Answers count from here, one value per queue of a wait on several.
+const ANSWERED: u32 = 4;
+
+/// One wait of one greenlet.
+pub(crate) struct Waiter {
+    claim: AtomicU32,
+    token: u32,
+    pub(crate) kind: Kind,
+    /// Whether a kill or a timeout may end it.
+    interruptible: bool,
+    pub(crate) reason: Reason,
+    /// When it began, by the hub's coarse clock (nanoseconds).
+    pub(crate) since: u64,
+    task: TaskPtr,
+    key: u64,
+    /// The hub of the waiting greenlet, which holds a count of this `Arc` for
+    /// as long as it lives.
+    hub: *const HubShared,
+}
+
+impl Waiter {
+    /// A wait of the current greenlet. It must not move once it is queued.
+    fn new(hub: &Hub, reason: Reason, kind: Kind, interruptible: bool) -> Waiter {
+        let task = hub.current();
+        let token = task.token.get().wrapping_add(1);
+        task.token.set(token);
+        Waiter {
+            claim: AtomicU32::new(UNCLAIMED),
+            token,
+            kind,
+            // Never thrown into an unwinding greenlet: two would abort.
+            interruptible: interruptible && !std::thread::panicking(),
+            reason,
+            since: hub.coarse_now(),
+            task,
+            key: task.key.get().to_u64(),
+            hub: hub.shared_ptr(),
+        }
+    }
+
+    fn try_claim(&self, value: u32) -> bool {
+        // An answer carries data that was written before it; acquire and
+        // release hand that over from the thread of the one to the other.
+        self.claim
+            .compare_exchange(UNCLAIMED, value, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+
+    /// What another thread needs to answer this wait through the hub's inbox.
+    pub(crate) fn address(&self) -> (u64, u32) {
+        (self.key, self.token)
+    }
+
+    pub(crate) fn token(&self) -> u32 {
+        self.token
+    }
+
+    /// Ends the wait with an answer, from any thread. False if it had ended
+    /// already, or if its hub is gone: the answer is to be given to another.
+    ///
+    /// The caller keeps the waiter from leaving its frame until this returns:
+    /// on the same hub nothing else runs meanwhile, and across threads the
+    /// queue it is in stands under a lock that the waiter takes before it goes.
+    fn answer(&self, index: u32) -> bool {
+        if let Some(hub) = Hub::try_current() {
+            if ptr::eq(hub.shared_ptr(), self.hub) {
+                return self.try_claim(ANSWERED + index) && {
+                    hub.make_ready(self.task);
+                    true
+                };
+            }
+        }
+        // SAFETY: the waiting greenlet's hub holds a count while the greenlet
+        // waits; ours keeps it alive when that thread ends just after.
+        let hub = unsafe {
+            Arc::increment_strong_count(self.hub);
+            Arc::from_raw(self.hub)
+        };
+        let address = self.address();
+        if hub.is_closed() || !self.try_claim(ANSWERED + index) {
+            return false;
+        }
+        // The waiter may be gone from here on.
+        hub.push(address);
+        true
+    }
+
+    /// The three that only the waiter's own hub does.
+    pub(crate) fn time_out(&self, hub: &Hub) {
+        self.end(hub, TIMED_OUT);
+    }
+
+    pub(crate) fn interrupt(&self, hub: &Hub) {
+        if self.interruptible {
+            self.end(hub, INTERRUPTED);
+        }
+    }
+
+    pub(crate) fn deadlock(&self, hub: &Hub) {
+        self.end(hub, DEADLOCKED);
+    }
+
+    /// A wake-up by token arrived: from the inbox, or from an `Unparker`.
+    pub(crate) fn notified(&self, hub: &Hub) {
+        // A waiter in a queue was claimed by the sender already; the waiter of
+        // a `Parker` is claimed here.
+        self.try_claim(ANSWERED);
+        if self.claim.load(Ordering::Acquire) >= ANSWERED {
+            hub.make_ready(self.task);
+        }
+    }
+
+    /// Answers a wait of the current greenlet that has not begun yet.
+    pub(crate) fn answer_now(&self) {
+        self.try_claim(ANSWERED);
+    }
+
+    fn end(&self, hub: &Hub, value: u32) {
+        if self.try_claim(value) {
+            hub.make_ready(self.task);
+        }
+    }
+
+    /// Suspends the current greenlet until this waiter is claimed. None: it
+    /// was interrupted; the caller tidies up and calls [`interrupt::throw`].
+    fn park(&self, hub: &Hub, deadline: Option<u64>) -> Option<Woken> {
+        let task = self.task;
+        if self.interruptible && task.interrupts.get() & PENDING != 0 {
+            self.try_claim(INTERRUPTED);
+        }
+        if self.claim.load(Ordering::Acquire) == UNCLAIMED {
+            task.waiter.set(self);
+            hub.count_wait(self.kind, 1);
+            match deadline {
+                None | Some(clock::NEVER) => hub.suspend(State::Parked),
+                Some(deadline) if deadline <= clock::now_ns() => {
+                    // Time is up, but whoever is runnable gets one turn first.
+                    hub.suspend_ready();
+                    self.try_claim(TIMED_OUT);
+                }
+                Some(deadline) => {
+                    let timer = hub.start_timer(deadline, TimerTarget::Waiter(self));
+                    hub.suspend(State::Parked);
+                    hub.cancel_timer(timer);
+                }
+            }
+            hub.count_wait(self.kind, -1);
+            task.waiter.set(ptr::null());
+        }
+        match self.claim.load(Ordering::Acquire) {
+            UNCLAIMED => unreachable!("a parked greenlet is resumed by a claim only"),
+            TIMED_OUT => Some(Woken::TimedOut),
+            INTERRUPTED => None,
+            DEADLOCKED => Some(Woken::Deadlock),
+            answered => Some(Woken::Answered(answered - ANSWERED)),
+        }
+    }
+}
+
+/// A wait that no queue knows of: it ends by its deadline, by a wake-up to the
+/// address that `publish` is given, or by an interrupt, which unwinds.
+pub(crate) fn pause(
+    reason: Reason,
+    kind: Kind,
+    deadline: Option<u64>,
+    publish: impl FnOnce(&Waiter),
+) -> Woken {
+    let hub = Hub::get();
+    let waiter = Waiter::new(hub, reason, kind, true);
+    publish(&waiter);
+    match waiter.park(hub, deadline) {
+        Some(woken) => woken,
+        None => interrupt::throw(hub),
+    }
+}
+
+/// A waiter's place in one queue.
+struct Node {
+    prev: Cell<*const Node>,
+    next: Cell<*const Node>,
+    linked: Cell<bool>,
+    waiter: *const Waiter,
+    /// What the waiter is told: which of its queues answered.
+    index: u32,
+}
+
+/// Who waits for one thing, first come first served.
+///
+/// The nodes live in the frames of those who wait. That is sound because a
+/// frame is left only through code of this file, which unlinks the node first;
+/// a frame that is never left (a greenlet leaked at the end of its thread)
+/// stays mapped for ever. After a fork the child's copy of a queue is empty:
+/// of all who waited, nobody lives there.
+///
+/// ```text
+///    WaitQueue { head ─────▶ Node ◀──▶ Node ◀──▶ Node ◀───── tail }
+///                             │ waiter  │         │
+///                             ▼         ▼         ▼     (each in the frame
+///                           Waiter    Waiter    Waiter   of its greenlet)
+/// ```
+pub(crate) struct WaitQueue {
+    head: Cell<*const Node>,
+    tail: Cell<*const Node>,
+    /// The fork count when the queue was last empty and used.
+    fork: Cell<u32>,
+}
+
+impl WaitQueue {
+    pub(crate) const fn new() -> WaitQueue {
+        WaitQueue {
+            head: Cell::new(ptr::null()),
+            tail: Cell::new(ptr::null()),
+            fork: Cell::new(0),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.forget_before_fork();
+        self.head.get().is_null()
+    }
+
+    /// Parks the current greenlet here. A kill or a timeout unwinds out of
+    /// this call; what was answered is never lost by it.
+    pub(crate) fn wait(&self, reason: Reason, kind: Kind, deadline: Option<u64>) -> Woken {
+        match self.park(reason, kind, deadline, true) {
+            Some(woken) => woken,
+            None => interrupt::throw(Hub::get()),
+        }
+    }
+
+    /// As `wait`, but a kill or a timeout stays pending until the next wait.
+    pub(crate) fn wait_uninterrupted(&self, reason: Reason, kind: Kind) -> Woken {
+        match self.park(reason, kind, None, false) {
+            Some(woken) => woken,
+            None => unreachable!("this wait cannot be interrupted"),
+        }
+    }
+
+    /// As `wait`, and None where that would unwind: the caller has something
+    /// to put right before it calls [`interrupt::throw`].
+    pub(crate) fn park(
+        &self,
+        reason: Reason,
+        kind: Kind,
+        deadline: Option<u64>,
+        interruptible: bool,
+    ) -> Option<Woken> {
+        let hub = Hub::get();
+        let waiter = Waiter::new(hub, reason, kind, interruptible);
+        let node = Node::new(&waiter, 0);
+        self.push(&node);
+        let woken = waiter.park(hub, deadline);
+        self.remove(&node);
+        woken
+    }
+
+    /// Answers the first who still waits. False if there is nobody.
+    pub(crate) fn wake_one(&self) -> bool {
+        while let Some(node) = self.pop() {
+            // SAFETY: a linked node's frame is alive, and the waiter beside it.
+            let (waiter, index) = unsafe { ((*node).waiter, (*node).index) };
+            // SAFETY: as above.
+            if unsafe { (*waiter).answer(index) } {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Answers all who wait, in their order, and says how many there were.
+    pub(crate) fn wake_all(&self) -> usize {
+        let mut woken = 0;
+        while self.wake_one() {
+            woken += 1;
+        }
+        woken
+    }
+
+    fn forget_before_fork(&self) {
+        let now = fork::generation();
+        if self.fork.get() != now {
+            self.fork.set(now);
+            self.head.set(ptr::null());
+            self.tail.set(ptr::null());
+        }
+    }
+
+    fn push(&self, node: &Node) {
+        self.forget_before_fork();
+        let last = self.tail.get();
+        node.prev.set(last);
+        node.linked.set(true);
+        self.tail.set(node);
+        if last.is_null() {
+            self.head.set(node);
+        } else {
+            // SAFETY: linked nodes are alive.
+            unsafe { (*last).next.set(node) };
+        }
+    }
+
+    fn pop(&self) -> Option<*const Node> {
+        self.forget_before_fork();
+        let first = self.head.get();
+        // SAFETY: linked nodes are alive.
+        let node = unsafe { first.as_ref()? };
+        self.remove(node);
+        Some(first)
+    }
+
+    fn remove(&self, node: &Node) {
+        self.forget_before_fork();
+        if !node.linked.replace(false) {
+            return;
+        }
+        let (prev, next) = (node.prev.get(), node.next.get());
+        // SAFETY: the neighbours of a linked node are linked, hence alive.
+        match unsafe { prev.as_ref() } {
+            Some(prev) => prev.next.set(next),
+            None => self.head.set(next),
+        }
+        // SAFETY: as above.
+        match unsafe { next.as_ref() } {
+            Some(next) => next.prev.set(prev),
+            None => self.tail.set(prev),
+        }
+    }
+}
+
+impl Node {
+    fn new(waiter: &Waiter, index: u32) -> Node {
+        Node {
+            prev: Cell::new(ptr::null()),
+            next: Cell::new(ptr::null()),
+            linked: Cell::new(false),
+            waiter,
+            index,
+        }
+    }
+}
+
+/// Parks the current greenlet in several queues at once, until one of them
+/// answers. Nothing of it stays behind in the others.
+pub(crate) fn wait_any(
+    queues: &[&WaitQueue],
+    reason: Reason,
+    kind: Kind,
+    deadline: Option<u64>,
+) -> Woken {
+    let hub = Hub::get();
+    let waiter = Waiter::new(hub, reason, kind, true);
+    let nodes: Vec<Node> = (0..queues.len() as u32)
+        .map(|index| Node::new(&waiter, index))
+        .collect();
+    for (queue, node) in queues.iter().zip(&nodes) {
+        queue.push(node);
+    }
+    let woken = waiter.park(hub, deadline);
+    for (queue, node) in queues.iter().zip(&nodes) {
+        queue.remove(node);
+    }
+    match woken {
+        Some(woken) => woken,
+        None => interrupt::throw(hub),
+    }
+}
