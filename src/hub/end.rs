@@ -116,8 +116,8 @@ fn after_fork() {
         return;
     };
     let me = hub.current();
-    hub.direct.set(None);
     hub.queue.clear();
+    hub.queue.push(me);
     hub.timers.replace(super::Timers::new());
     let number = hub.shared.borrow().number;
     // The old one stays allocated: waiters of forgotten greenlets refer to it.

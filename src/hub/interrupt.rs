@@ -66,7 +66,7 @@ fn wake(hub: &Hub, task: TaskPtr) {
             hub.make_ready(task);
         }
         // They come to a blocking point, or to their end, by themselves.
-        State::Ready | State::Running | State::Finished => {}
+        State::Runnable | State::Finished => {}
     }
 }
 

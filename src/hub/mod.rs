@@ -83,8 +83,6 @@ pub(crate) struct Hub {
     // The loop's own, touched at every turn.
     /// Whose turn it is.
     current: Cell<TaskPtr>,
-    /// Who is next regardless of the queue: the target of an explicit switch.
-    direct: Cell<Option<TaskPtr>>,
     queue: RunQueue,
     /// Turns until the loop looks at the clock, the inbox and the reactor.
     ticks: Cell<u32>,
@@ -182,10 +180,9 @@ impl Hub {
         let first_id = number << 40;
         let main = Box::new(cell::main_task(first_id));
         let main_ptr = TaskPtr((&*main).into());
-        main.state.set(State::Running);
+        main.state.set(State::Runnable);
         let hub = Hub {
             current: Cell::new(main_ptr),
-            direct: Cell::new(None),
             queue: RunQueue::new(),
             ticks: Cell::new(run::TURNS_PER_LOOK),
             coarse_now: Cell::new(clock::now_ns()),
@@ -207,6 +204,7 @@ impl Hub {
         };
         let key = hub.tasks.borrow_mut().insert(main_ptr);
         hub.main.key.set(key);
+        hub.queue.push(main_ptr);
         let hub: &'static Hub = Box::leak(Box::new(hub));
         end::adopt(hub);
         HUB.set(hub);

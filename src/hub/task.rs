@@ -5,17 +5,16 @@
 //!            │ Task: link, state, waiter, fiber, …   │ result: T │ closure: F  │
 //!            └───────▲───────────────▲───────────────────────────▲─────────────┘
 //!   run queue ───────┘  slab of live └─ TaskRef, Handle<T>       └ see cell.rs
-//!   (while Ready)       tasks (key)     (counted references)
+//!   (if Runnable)       tasks (key)     (counted references)
 //! ```
 //!
 //! The life of a task, and who moves it from state to state:
 //!
 //! ```text
-//!    New ──start──▶ Ready ──loop──▶ Running ──park──▶ Parked
-//!     │                ▲               │  │             │
-//!     │                │               │  └─switch─▶ Switched
-//!     │                └──claim / kill─┼────────────────┘
-//!     └────switch (explicit)──────────▶│
+//!    New ──start, or a switch to it──▶ Runnable ──park──▶ Parked
+//!                                      │  ▲  └──switch──▶ Switched
+//!                                      │  └─claim, switch,   │
+//!                                      │    or kill ─────────┘
 //!                                      └──body ends──▶ Finished
 //! ```
 
@@ -37,10 +36,8 @@ pub(crate) enum State {
     /// Made, and neither queued nor started: an explicit greenlet before its
     /// first switch, or one whose start is delayed.
     New,
-    /// In the run queue.
-    Ready,
-    /// Executing now.
-    Running,
+    /// In the run queue; its first is the one that runs.
+    Runnable,
     /// Waiting for somebody to claim its waiter.
     Parked,
     /// Suspended in an explicit switch: only another switch (or a kill, or a
