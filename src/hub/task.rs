@@ -114,6 +114,8 @@ pub(crate) struct Task {
     pub(crate) done: Cell<bool>,
     /// It waits in a destructor while it unwinds.
     pub(crate) unwinding: Cell<bool>,
+    /// `extra` is there.
+    pub(crate) has_extra: Cell<bool>,
     /// Counts this task's waits, so that a late wake-up is recognised.
     pub(crate) token: Cell<u32>,
     /// The wait in progress; null while it does not wait.
@@ -134,6 +136,7 @@ pub(crate) struct Task {
 impl Task {
     /// Gives `f` the rarely used part, making it first where it is missing.
     pub(crate) fn with_extra<R>(&self, f: impl FnOnce(&mut Extra) -> R) -> R {
+        self.has_extra.set(true);
         f(self.extra.borrow_mut().get_or_insert_default())
     }
 
@@ -260,7 +263,15 @@ pub(crate) fn release(task: TaskPtr) {
 
 /// Drops the values of a task's `greenlet_local!` variables, on its own stack.
 /// A destructor may set further ones; those are dropped too.
+#[inline]
 pub(crate) fn drop_locals(task: TaskPtr) {
+    if task.has_extra.get() {
+        drop_locals_of(task);
+    }
+}
+
+#[cold]
+fn drop_locals_of(task: TaskPtr) {
     loop {
         let local = match task.extra.borrow_mut().as_mut() {
             Some(extra) => extra.locals.pop(),
@@ -275,9 +286,18 @@ pub(crate) fn drop_locals(task: TaskPtr) {
 
 /// The last thing that runs on a greenlet's stack: tells whoever asked to know
 /// of its end, in this order: those who join, the links, the wakers.
+#[inline]
 pub(crate) fn finish(task: TaskPtr) {
     task.done.set(true);
     task.joiners.wake_all();
+    if task.has_extra.get() {
+        tell(task);
+    }
+    task.state.set(State::Finished);
+}
+
+#[cold]
+fn tell(task: TaskPtr) {
     let told = match task.extra.borrow_mut().as_mut() {
         Some(extra) => (
             std::mem::take(&mut extra.links),
@@ -292,7 +312,6 @@ pub(crate) fn finish(task: TaskPtr) {
     for waker in wakers {
         unwind::contain(move || waker.wake());
     }
-    task.state.set(State::Finished);
 }
 
 impl Link {

@@ -352,8 +352,12 @@ impl WaitQueue {
     }
 
     /// Answers all who wait, in their order, and says how many there were.
+    #[inline]
     pub(crate) fn wake_all(&self) -> usize {
         let mut woken = 0;
+        if self.head.get().is_null() {
+            return woken;
+        }
         while self.wake_one() {
             woken += 1;
         }
