@@ -25,7 +25,7 @@ use std::ptr::NonNull;
 
 use super::Hub;
 use super::slab::Key;
-use super::task::{self, KILL, State, Task, TaskPtr, TaskRef, VTable};
+use super::task::{self, KILL, MAIN_REFS, State, Task, TaskPtr, TaskRef, VTable};
 use super::unwind;
 use super::wait::WaitQueue;
 use crate::coroutine::StackSize;
@@ -117,8 +117,10 @@ fn new_task(spec: Spec, vtable: &'static VTable) -> Task {
         has_extra: Cell::new(false),
         token: Cell::new(0),
         waiter: Cell::new(std::ptr::null()),
+        landing: Cell::new(std::ptr::null()),
         vtable,
-        refs: Cell::new(2),
+        // One for the hub, one for the handle.
+        refs: Cell::new(MAIN_REFS),
         key: Cell::new(Key::DANGLING),
         id: spec.id,
         stack_size: spec.stack_size,

@@ -55,6 +55,7 @@ fn write_report(hub: &Hub, out: &mut dyn Write) -> fmt::Result {
             State::Runnable => write!(out, ": runnable")?,
             State::New => write!(out, ": not started")?,
             State::Finished => write!(out, ": ending")?,
+            State::Lost => write!(out, ": lost")?,
         }
         if task != hub.main() {
             write!(out, ", spawned at {}", task.spawned_at)?;

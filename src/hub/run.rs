@@ -39,6 +39,12 @@ pub(super) fn entry(suspender: Suspender) {
     unsafe { (task.vtable.run)(task) }
 }
 
+/// Whether the current greenlet may switch explicitly: not while it unwinds, unless
+/// std's panic count can be put aside meanwhile.
+pub(crate) fn may_switch() -> bool {
+    !std::thread::panicking() || PanicCount::get().is_some()
+}
+
 impl Hub {
     /// Lets everybody who is runnable go first.
     #[inline]
@@ -83,7 +89,7 @@ impl Hub {
 
     /// Goes to the loop, and comes back when the loop resumes this task.
     #[inline(always)]
-    fn leave(&self, task: TaskPtr) {
+    pub(super) fn leave(&self, task: TaskPtr) {
         if std::thread::panicking() {
             self.leave_unwinding(task);
         } else {
@@ -143,7 +149,7 @@ impl Hub {
                 task.state.set(State::Runnable);
                 self.queue.push(task);
             }
-            State::Runnable | State::Finished => {}
+            State::Runnable | State::Finished | State::Lost => {}
         }
     }
 

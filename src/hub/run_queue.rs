@@ -12,6 +12,7 @@
 //!      A yields:     `last` moves on to A, which makes B the first
 //!      A parks:      D is linked to B
 //!      E is woken:   between D and A, and `last` moves on to E
+//!      A switches to F, which is not in the ring: F takes the place of A
 //! ```
 
 use std::cell::Cell;
@@ -66,6 +67,22 @@ impl RunQueue {
         first.next.set(Some(task));
         if self.last.get() == Some(first) {
             self.last.set(Some(task));
+        }
+    }
+
+    /// Another task, which is not in the queue, takes the place of the first.
+    #[inline(always)]
+    pub(crate) fn replace_first(&self, first: TaskPtr, with: TaskPtr) {
+        debug_assert!(self.first() == Some(first));
+        match self.last.get() {
+            Some(last) if last != first => {
+                with.next.set(first.next.get());
+                last.next.set(Some(with));
+            }
+            _ => {
+                with.next.set(Some(with));
+                self.last.set(Some(with));
+            }
         }
     }
 

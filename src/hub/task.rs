@@ -24,11 +24,15 @@ use std::panic::Location;
 use std::ptr::NonNull;
 
 use super::slab::Key;
+use super::switch::Head;
 use super::timers::TimerKey;
 use super::unwind;
 use super::wait::{WaitQueue, Waiter};
 use super::{Hub, SpawnOptions};
 use crate::coroutine::{Fiber, StackSize, Suspender};
+
+/// The references to a main greenlet that its hub counts.
+pub(crate) const MAIN_REFS: u32 = 2;
 
 /// Where a task stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +49,9 @@ pub(crate) enum State {
     Switched,
     /// Its body has ended.
     Finished,
+    /// Its hub has ended before it, or it stayed behind in a fork: it is never
+    /// resumed, nor freed.
+    Lost,
 }
 
 /// A kill waits for the next blocking point.
@@ -120,6 +127,8 @@ pub(crate) struct Task {
     pub(crate) token: Cell<u32>,
     /// The wait in progress; null while it does not wait.
     pub(crate) waiter: Cell<*const Waiter>,
+    /// What the explicit switch in progress waits with; good while `Switched`.
+    pub(crate) landing: Cell<*const Head>,
     // Then what only its beginning, its end and the curious touch.
     pub(crate) vtable: &'static VTable,
     /// Counted references; the hub's own, until the end, is one of them.
