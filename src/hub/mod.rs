@@ -319,6 +319,7 @@ impl Hub {
         T: 'static,
     {
         let stack_size = options.stack_size.unwrap_or(self.stack_size.get());
+        let stack_size = stack_size.with_room_for::<F, T>();
         self.fibers.reserve(stack_size)?;
         let spec = Spec {
             id: options.id.unwrap_or_else(|| self.next_id()),

@@ -112,7 +112,7 @@ impl Hub {
     /// thread; the count is put aside, or everybody else would seem to unwind.
     #[cold]
     fn leave_unwinding(&self, task: TaskPtr) {
-        task.unwinding.set(true);
+        let before = task.unwinding.replace(true);
         match PanicCount::get().and_then(|count| Some((count, count.take()?))) {
             Some((count, saved)) => {
                 self.switch_away(task);
@@ -120,7 +120,7 @@ impl Hub {
             }
             None => self.block_thread(task),
         }
-        task.unwinding.set(false);
+        task.unwinding.set(before);
     }
 
     /// std's panic count cannot be put aside: nobody else may run before this

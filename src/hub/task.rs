@@ -119,8 +119,11 @@ pub(crate) struct Task {
     /// The body has ended and its result is there. The greenlet itself goes on
     /// a little longer, to tell those who want to know.
     pub(crate) done: Cell<bool>,
-    /// It waits in a destructor while it unwinds.
+    /// It unwinds, or its body has ended: what it waits for now, it waits for
+    /// in a destructor.
     pub(crate) unwinding: Cell<bool>,
+    /// The handle that owned the result is gone.
+    pub(crate) detached: Cell<bool>,
     /// `extra` is there.
     pub(crate) has_extra: Cell<bool>,
     /// Counts this task's waits, so that a late wake-up is recognised.
@@ -321,6 +324,8 @@ fn tell(task: TaskPtr) {
     for waker in wakers {
         unwind::contain(move || waker.wake());
     }
+    // A waker is the user's code, and may have set some.
+    drop_locals_of(task);
 }
 
 impl Link {
