@@ -16,7 +16,7 @@
 
 use super::slab::Key;
 use super::task::{self, State, TaskPtr};
-use super::wait::Waiter;
+use super::wait::{Kind, Waiter};
 use super::{Hub, TimerTarget, interrupt, report};
 use crate::coroutine::Suspender;
 use crate::sys::clock;
@@ -132,13 +132,27 @@ impl Hub {
             if task.state.get() == State::Runnable {
                 break;
             }
-            if self.timers.borrow().len() == 0 && self.nobody_outside() {
+            if !self.can_end_without_others(task) {
                 report::abort_unwinding(self);
             }
             self.sleep_in_reactor();
         }
         // It goes on now; others that became ready keep their order.
         self.queue.move_first(task);
+    }
+
+    /// Whether something else than this hub's greenlets could end what a task
+    /// waits for.
+    fn can_end_without_others(&self, task: TaskPtr) -> bool {
+        // SAFETY: a task's waiter is null or in its frame.
+        let waiter: Option<&Waiter> = unsafe { task.waiter.get().as_ref() };
+        let Some(waiter) = waiter else { return false };
+        waiter.is_timed()
+            || match waiter.kind {
+                Kind::Local => false,
+                Kind::Shared => !report::no_other_threads(),
+                Kind::External => true,
+            }
     }
 
     /// Makes a task that waits runnable; does nothing to one that is.

@@ -92,6 +92,8 @@ pub(crate) struct Waiter {
     pub(crate) kind: Kind,
     /// Whether a kill or a timeout may end it.
     interruptible: bool,
+    /// Whether it has a deadline.
+    timed: Cell<bool>,
     pub(crate) reason: Reason,
     /// When it began, by the hub's coarse clock (nanoseconds).
     pub(crate) since: u64,
@@ -114,6 +116,7 @@ impl Waiter {
             kind,
             // Never thrown into an unwinding greenlet: two would abort.
             interruptible: interruptible && !std::thread::panicking(),
+            timed: Cell::new(false),
             reason,
             since: hub.coarse_now(),
             task,
@@ -167,6 +170,11 @@ impl Waiter {
         // The waiter may be gone from here on.
         hub.push(address);
         true
+    }
+
+    /// Whether it has a deadline.
+    pub(crate) fn is_timed(&self) -> bool {
+        self.timed.get()
     }
 
     /// The three that only the waiter's own hub does.
@@ -223,6 +231,7 @@ impl Waiter {
                     self.try_claim(TIMED_OUT);
                 }
                 Some(deadline) => {
+                    self.timed.set(true);
                     let timer = hub.start_timer(deadline, TimerTarget::Waiter(self));
                     hub.suspend(State::Parked);
                     hub.cancel_timer(timer);
