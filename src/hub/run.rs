@@ -69,11 +69,14 @@ impl Hub {
         }
     }
 
-    /// Gives whoever is runnable one turn.
+    /// Gives whoever is runnable one turn. A loop of it does not starve timers
+    /// and I/O either.
     pub(crate) fn suspend_runnable(&self) {
         let task = self.current();
         if self.queue.rotate(task) {
             self.leave(task);
+        } else {
+            self.yield_alone(task);
         }
     }
 
