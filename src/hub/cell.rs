@@ -124,6 +124,7 @@ fn new_task(spec: Spec, vtable: &'static VTable) -> Task {
         refs: Cell::new(MAIN_REFS),
         key: Cell::new(Key::DANGLING),
         id: spec.id,
+        ended: Cell::new(0),
         stack_size: spec.stack_size,
         spawned_at: spec.spawned_at,
         joiners: WaitQueue::new(),

@@ -102,6 +102,8 @@ pub(crate) struct Hub {
     tasks: RefCell<Slab<TaskPtr>>,
     stack_size: Cell<StackSize>,
     next_id: Cell<u64>,
+    /// Greenlets that have ended.
+    ends: Cell<u64>,
     // What wakes them.
     timers: RefCell<Timers<TimerTarget>>,
     reactor: RefCell<Option<Reactor>>,
@@ -205,6 +207,7 @@ impl Hub {
             tasks: RefCell::new(Slab::new()),
             stack_size: Cell::new(StackSize::DEFAULT),
             next_id: Cell::new(first_id + 1),
+            ends: Cell::new(0),
             timers: RefCell::new(Timers::new()),
             reactor: RefCell::new(None),
             shared: RefCell::new(HubShared::new(number)),
@@ -270,6 +273,14 @@ impl Hub {
         let id = self.next_id.get();
         self.next_id.set(id + 1);
         id
+    }
+
+    /// Counts the end of a greenlet, and says which it was.
+    #[inline(always)]
+    pub(crate) fn count_end(&self) -> u64 {
+        let ends = self.ends.get() + 1;
+        self.ends.set(ends);
+        ends
     }
 
     /// Makes a greenlet and queues it behind everybody who is runnable.

@@ -138,6 +138,8 @@ pub(crate) struct Task {
     pub(crate) refs: Cell<u32>,
     pub(crate) key: Cell<Key>,
     pub(crate) id: u64,
+    /// How many greenlets of its hub had ended when it did, itself included.
+    pub(crate) ended: Cell<u64>,
     pub(crate) stack_size: StackSize,
     pub(crate) spawned_at: &'static Location<'static>,
     /// Who waits for the end of this task.
@@ -301,6 +303,7 @@ fn drop_locals_of(task: TaskPtr) {
 #[inline]
 pub(crate) fn finish(task: TaskPtr) {
     task.done.set(true);
+    task.ended.set(Hub::get().count_end());
     task.joiners.wake_all();
     if task.has_extra.get() {
         tell(task);

@@ -267,6 +267,10 @@ impl<T> Waitable for JoinHandle<T> {
         self.is_finished()
     }
 
+    fn ready_since(&self) -> u64 {
+        self.task().ended.get()
+    }
+
     fn source(&self) -> Source<'_> {
         Source::new(self.queue())
     }
