@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::shared::HubShared;
 use super::task::{KILLED, MAIN_REFS, State, TaskPtr};
 use super::wait::{self, Kind, Reason};
-use super::{HUB, Hub, interrupt};
+use super::{HUB, Hub, TimerTarget, interrupt};
 use crate::coroutine::overflow;
 use crate::sys::{clock, fork};
 
@@ -136,7 +136,10 @@ fn after_fork() {
     let me = hub.current();
     hub.queue.clear();
     hub.queue.push(me);
-    hub.timers.replace(super::Timers::new());
+    // The forker may be inside of `timeout`s, which count for it here too.
+    let is_mine =
+        |target: &TimerTarget| matches!(target, TimerTarget::Timeout { task, .. } if *task == me);
+    hub.timers.borrow_mut().retain(is_mine);
     let number = hub.shared.borrow().number;
     // The old one stays allocated: waiters of forgotten greenlets refer to it.
     std::mem::forget(hub.shared.replace(HubShared::new(number)));
