@@ -58,7 +58,7 @@ impl<T> JoinHandle<T> {
     /// itself, or all wait for each other.
     #[doc(alias = "get")]
     pub fn join(self) -> Result<T, JoinError> {
-        self.wait_deadlock()?;
+        self.wait_or_deadlock()?;
         self.into_result()
     }
 
@@ -77,13 +77,13 @@ impl<T> JoinHandle<T> {
     /// # Panics
     /// With [`Deadlock`] if it can never end.
     pub fn wait(&self) {
-        if self.wait_deadlock().is_err() {
+        if self.wait_or_deadlock().is_err() {
             hub::panic_deadlock();
         }
     }
 
     #[inline]
-    fn wait_deadlock(&self) -> Result<(), Deadlock> {
+    pub(super) fn wait_or_deadlock(&self) -> Result<(), Deadlock> {
         while !self.is_finished() {
             if self.task().is_current() {
                 return Err(Deadlock);

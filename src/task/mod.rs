@@ -3,6 +3,7 @@
 mod builder;
 mod current;
 mod handle;
+mod scope;
 mod timeout;
 mod waiting;
 
@@ -10,5 +11,6 @@ pub use builder::{Builder, spawn, spawn_later};
 pub use current::{Current, current, yield_now};
 pub(crate) use handle::refuse_with_panic_abort;
 pub use handle::{GreenletId, JoinHandle, LinkId};
+pub use scope::{Scope, ScopedJoinHandle, scope};
 pub use timeout::timeout;
 pub use waiting::{IWait, Waitable, iwait, joinall, joinall_timeout, killall, wait};
