@@ -79,7 +79,7 @@ pub(crate) use self::report::panic_deadlock;
 pub use self::report::report;
 pub(crate) use self::run::may_switch;
 pub(crate) use self::switch::{Anything, Arrival, Special, awaited_by, deliver, deliver_special};
-pub(crate) use self::task::{Link, Local, State, TaskPtr, TaskRef};
+pub(crate) use self::task::{Link, Local, LocalValue, State, TaskPtr, TaskRef};
 pub(crate) use self::unwind::{Payload, catch, contain, is_interrupt, is_kill, is_timeout, rethrow};
 pub(crate) use self::wait::{Kind, Reason, WaitQueue, Woken, pause, wait_any};
 pub use crate::coroutine::StackSize;
