@@ -84,7 +84,8 @@ use crate::sys::{fork, os};
 /// ```compile_fail,E0597
 /// greenlet::scope(|s| {
 ///     let inner = String::from("gone when the closure returns");
-///     s.spawn(|| println!("{inner}"));
+///     let borrowed = &inner;
+///     s.spawn(move || println!("{borrowed}"));
 /// });
 /// ```
 /// ```compile_fail,E0521
