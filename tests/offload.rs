@@ -203,21 +203,24 @@ fn many_jobs_share_few_threads_and_none_is_lost() {
 
 #[test]
 fn jobs_that_offload_do_not_wait_for_each_other_when_all_helpers_are_busy() {
-    let _watchdog = watchdog();
-    let all_are_in = Arc::new(Barrier::new(64));
-    let handles: Vec<_> = (0..64)
-        .map(|n| {
-            let all_are_in = Arc::clone(&all_are_in);
-            spawn(move || {
-                offload(move || {
-                    all_are_in.wait();
-                    offload(move || n)
+    // Alone, for it needs every thread that the pool may have.
+    let name = "jobs_that_offload_do_not_wait_for_each_other_when_all_helpers_are_busy";
+    alone(name, || {
+        let all_are_in = Arc::new(Barrier::new(64));
+        let handles: Vec<_> = (0..64)
+            .map(|n| {
+                let all_are_in = Arc::clone(&all_are_in);
+                spawn(move || {
+                    offload(move || {
+                        all_are_in.wait();
+                        offload(move || n)
+                    })
                 })
             })
-        })
-        .collect();
-    let sum: u32 = joinall(handles).into_iter().map(Result::unwrap).sum();
-    assert_eq!(sum, 63 * 64 / 2);
+            .collect();
+        let sum: u32 = joinall(handles).into_iter().map(Result::unwrap).sum();
+        assert_eq!(sum, 63 * 64 / 2);
+    });
 }
 
 #[test]
