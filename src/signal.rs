@@ -230,6 +230,11 @@ impl Inner {
         }
         let signal = signal::lowest(self.arrived)?;
         self.arrived &= !signal::bit(signal);
+        if self.arrived != 0 {
+            // The eventfd was read on behalf of all of them: somebody on
+            // another hub may be just about to wait for the next one.
+            self.mailbox.node().ring();
+        }
         Some(signal)
     }
 }
