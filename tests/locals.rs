@@ -205,12 +205,17 @@ fn a_waker_that_is_called_at_the_end_finds_no_variables() {
     use std::task::{Context, Wake, Waker};
     let _watchdog = watchdog();
     static TOLD: AtomicBool = AtomicBool::new(false);
-    greenlet_local!(static SLOT: Cell<u32> = Cell::new(1));
+    greenlet_local! {
+        static SLOT: Cell<u32> = Cell::new(1);
+        static UNUSED: Cell<u32> = Cell::new(1);
+    }
     struct Looks;
     impl Wake for Looks {
         fn wake(self: Arc<Looks>) {
             // It runs on the stack of the greenlet that has just ended.
             assert_eq!(SLOT.try_with(Cell::get), Err(AccessError));
+            // Nobody would drop it any more.
+            assert_eq!(UNUSED.try_with(Cell::get), Err(AccessError));
             TOLD.store(true, Ordering::SeqCst);
         }
     }
