@@ -59,10 +59,6 @@ pub(crate) fn kill(hub: &Hub, task: TaskPtr) {
     if task.done.get() || task.interrupts.get() & (KILL | KILLED) != 0 {
         return;
     }
-    if hub.tasks.borrow().get(task.key.get()).is_none() {
-        // A greenlet of the process that we were forked from: not one here.
-        return;
-    }
     task.interrupt(KILL);
     wake(hub, task);
 }
