@@ -272,6 +272,24 @@ fn waiting_for_a_job_is_never_a_deadlock_but_idle_helpers_hide_none() {
 }
 
 #[test]
+fn a_deadlock_is_found_when_the_last_job_has_ended() {
+    // G214: with an outstanding job, as soon as that is done.
+    let name = "a_deadlock_is_found_when_the_last_job_has_ended";
+    alone(name, || {
+        for _ in 0..20 {
+            let code = fork(|| {
+                spawn(|| offload(|| std::thread::sleep(Duration::from_millis(3))));
+                match catch_unwind(|| hub::Parker::new().park()) {
+                    Err(payload) if payload.is::<greenlet::error::Deadlock>() => 7,
+                    _ => 2,
+                }
+            });
+            assert_eq!(code, 7);
+        }
+    });
+}
+
+#[test]
 fn a_job_has_its_callers_signal_mask_and_an_idle_helper_blocks_all() {
     let _watchdog = watchdog();
     fn blocked() -> bool {
