@@ -152,6 +152,50 @@ fn two_tasks_may_await_one_greenlet_one_after_the_other() {
 }
 
 #[test]
+fn only_the_last_waker_is_called_at_the_end_and_it_may_use_the_handle() {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::task::Wake;
+    let _watchdog = watchdog();
+    #[derive(Default)]
+    struct Counts(AtomicU32);
+    impl Wake for Counts {
+        fn wake(self: Arc<Counts>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    impl Drop for Counts {
+        fn drop(&mut self) {
+            // Blocking and asking are both allowed here.
+            yield_now();
+            let _ = current().name();
+        }
+    }
+    let mut handle = spawn(|| {
+        sleep(Duration::from_millis(2));
+        5
+    });
+    let mut poll = |waker: &Waker| {
+        Pin::new(&mut handle)
+            .poll(&mut Context::from_waker(waker))
+            .is_pending()
+    };
+    for _ in 0..100 {
+        assert!(poll(&Waker::from(Arc::new(Counts::default()))));
+    }
+    let last = Arc::new(Counts::default());
+    let waker = Waker::from(Arc::clone(&last));
+    assert!(poll(&waker));
+    assert!(poll(&waker));
+    drop(waker);
+    handle.wait();
+    yield_now();
+    assert_eq!(last.0.load(Ordering::SeqCst), 1);
+    // Nobody else holds one: the others were dropped when they were replaced.
+    assert_eq!(Arc::strong_count(&last), 1);
+    assert_eq!(handle.join().unwrap(), 5);
+}
+
+#[test]
 fn others_run_while_a_future_is_pending() {
     let _watchdog = watchdog();
     let start = Instant::now();

@@ -372,3 +372,28 @@ fn a_scoped_greenlets_values_end_with_it() {
     yield_now();
     assert_eq!(*log.borrow(), ["scoped"]);
 }
+
+#[test]
+fn an_explicitly_switched_greenlet_has_its_own_values() {
+    let _watchdog = watchdog();
+    greenlet_local! {
+        static NUMBER: Cell<u32> = Cell::new(1);
+        static SLOT: RefCell<Option<Tells>> = RefCell::new(None);
+    }
+    let log = Rc::new(RefCell::new(Vec::new()));
+    let explicit = greenlet::Greenlet::<u32>::new({
+        let log = Rc::clone(&log);
+        move |value| {
+            SLOT.set(Some(Tells(log, "explicit")));
+            NUMBER.set(NUMBER.get() + value);
+            let parent = greenlet::Greenlet::<u32>::current().parent().unwrap();
+            let value = parent.switch(NUMBER.get());
+            NUMBER.get() + value
+        }
+    });
+    NUMBER.set(100);
+    assert_eq!(explicit.switch(10), 11);
+    assert_eq!((NUMBER.get(), log.borrow().len()), (100, 0));
+    assert_eq!(explicit.switch(1000), 1011);
+    assert_eq!((NUMBER.get(), log.borrow().len()), (100, 1));
+}
