@@ -466,3 +466,16 @@ fn without_any_helper_thread_the_job_runs_where_it_is_called() {
         assert_ne!(offload(|| std::thread::current().id()), here);
     });
 }
+
+#[test]
+fn a_job_that_forks_ends_with_its_new_process() {
+    let name = "a_job_that_forks_ends_with_its_new_process";
+    alone(name, || {
+        // SAFETY: as in `common::fork`.
+        let child = offload(|| unsafe { libc::fork() });
+        // Only the helper thread is in the child, and there it ends.
+        assert_ne!(child, 0);
+        assert_eq!(common::reap(child), 0);
+        assert_eq!(offload(|| 5), 5);
+    });
+}
