@@ -691,6 +691,34 @@ fn a_scoped_child_that_forks_ends_the_new_process_with_its_own_end() {
 }
 
 #[test]
+fn a_scoped_child_that_forks_and_returns_ends_the_new_process_quietly() {
+    let name = "a_scoped_child_that_forks_and_returns_ends_the_new_process_quietly";
+    alone(name, || {
+        for joined in [false, true] {
+            let (data, drops) = (Data::new(), Cell::new(0));
+            let child = Cell::new(0);
+            scope(|s| {
+                let uses = Uses(&data, &drops);
+                let forks = s.spawn(|| {
+                    // SAFETY: as in `common::fork`.
+                    child.set(unsafe { libc::fork() });
+                });
+                s.spawn(move || {
+                    yield_now();
+                    uses.check();
+                });
+                if joined {
+                    forks.join().unwrap();
+                }
+            });
+            assert_ne!(child.get(), 0, "the owner is not in the new process");
+            assert_eq!(common::reap(child.get()), 0);
+            assert_eq!(drops.get(), 1);
+        }
+    });
+}
+
+#[test]
 fn ten_thousand_children_in_one_scope() {
     let _watchdog = watchdog();
     let sum = Cell::new(0u64);
