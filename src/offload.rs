@@ -69,7 +69,7 @@ where
     T: Send + 'static,
 {
     // A greenlet that was killed while it ran does not start anything more.
-    hub::check_interrupt();
+    hub::check_interrupts();
     let parker = Parker::for_outside(Reason::new("waiting for a helper thread"));
     let slot = Arc::new(Slot(Mutex::new(Progress::Queued)));
     let abandon = Abandon(&slot);

@@ -49,8 +49,8 @@ pub(crate) fn check(hub: &Hub) {
     }
 }
 
-/// As `check`, for the other rooms.
-pub(crate) fn check_current() {
+/// [`check`], for the rooms above.
+pub(crate) fn check_interrupts() {
     check(Hub::get());
 }
 

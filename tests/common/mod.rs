@@ -2,9 +2,20 @@
 
 #![allow(dead_code, reason = "no test file uses all of it")]
 
-use std::process::{Command, Output};
+use std::cell::{Cell, RefCell};
+use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, ExitStatus, Output, Stdio};
+use std::rc::Rc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+/// How long a test may take before it counts as hanging.
+const LIMIT: Duration = Duration::from_secs(60);
+/// Set in a process that was started by `in_subprocess`.
+const MARK: &str = "GREENLET_TEST_SUBPROCESS";
+
+pub const MS: Duration = Duration::from_millis(1);
 
 /// Ends the process with a message if a test hangs, until it is dropped.
 pub struct Watchdog {
@@ -17,51 +28,149 @@ pub fn watchdog() -> Watchdog {
     let name = std::thread::current().name().unwrap_or("a test").to_owned();
     let (alive, gone): (Sender<()>, Receiver<()>) = channel();
     std::thread::spawn(move || {
-        if gone.recv_timeout(Duration::from_secs(60)) == Err(RecvTimeoutError::Timeout) {
-            eprintln!("watchdog: {name} has been hanging for 60 s");
+        if gone.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
+            eprintln!("watchdog: {name} has been hanging for {LIMIT:?}");
             std::process::abort();
         }
     });
     Watchdog { _alive: alive }
 }
 
+/// What a subprocess has left behind.
+pub struct Finished {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Finished {
+    /// Fails, showing what was printed, unless it ended well.
+    #[track_caller]
+    pub fn succeeded(&self) {
+        assert!(self.status.success(), "{self:?}");
+    }
+
+    /// Fails unless it ended by this signal, or with this exit code.
+    #[track_caller]
+    pub fn was_killed_by(&self, signal: i32) {
+        assert_eq!(self.status.signal(), Some(signal), "{self:?}");
+    }
+
+    #[track_caller]
+    pub fn exited_with(&self, code: i32) {
+        assert_eq!(self.status.code(), Some(code), "{self:?}");
+    }
+
+    /// Fails unless this text is in what it wrote to the standard error stream.
+    #[track_caller]
+    pub fn said(&self, text: &str) {
+        assert!(self.stderr.contains(text), "no {text:?} in {self:?}");
+    }
+
+    #[track_caller]
+    pub fn did_not_say(&self, text: &str) {
+        assert!(!self.stderr.contains(text), "{text:?} in {self:?}");
+    }
+}
+
+impl std::fmt::Debug for Finished {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Finished {
+            status,
+            stdout,
+            stderr,
+        } = self;
+        write!(f, "{status}\n--- stdout\n{stdout}\n--- stderr\n{stderr}")
+    }
+}
+
 /// Runs `body` in a process of its own: this test binary, started again for the
-/// test `name` alone. For what ends the process, or needs it to itself.
-pub fn in_subprocess(name: &str, body: impl FnOnce()) -> Option<Output> {
-    const MARK: &str = "GREENLET_TEST_SUBPROCESS";
+/// test `name` alone, with these variables in its environment. None in that
+/// process itself, once `body` is through. For what ends the process, or needs
+/// it to itself.
+pub fn in_subprocess_with(
+    name: &str,
+    env: &[(&str, &str)],
+    body: impl FnOnce(),
+) -> Option<Finished> {
     if std::env::var_os(MARK).is_some() {
-        let _watchdog = watchdog();
         body();
         return None;
     }
-    let output = Command::new(std::env::current_exe().unwrap())
+    let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
         .env(MARK, "1")
-        .output()
+        .env("RUST_BACKTRACE", "0")
+        .envs(env.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
         .unwrap();
-    Some(output)
+    let stdout = collect(child.stdout.take().unwrap());
+    let stderr = collect(child.stderr.take().unwrap());
+    let deadline = Instant::now() + LIMIT;
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if Instant::now() > deadline {
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!("the subprocess of {name} was hanging for {LIMIT:?}");
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    let finished = Finished {
+        status,
+        stdout: stdout.join().unwrap(),
+        stderr: stderr.join().unwrap(),
+    };
+    // A name that fits no test would make every "it did not crash" true.
+    assert!(finished.stdout.contains("running 1 test"), "{finished:?}");
+    Some(finished)
+}
+
+fn collect(mut from: impl Read + Send + 'static) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        from.read_to_end(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    })
+}
+
+/// As `in_subprocess_with`, without variables.
+pub fn run_alone(name: &str, body: impl FnOnce()) -> Option<Finished> {
+    in_subprocess_with(name, &[], body)
+}
+
+/// As `run_alone`, in std's words.
+pub fn in_subprocess(name: &str, body: impl FnOnce()) -> Option<Output> {
+    run_alone(name, body).map(|finished| Output {
+        status: finished.status,
+        stdout: finished.stdout.into_bytes(),
+        stderr: finished.stderr.into_bytes(),
+    })
 }
 
 /// As `in_subprocess`, for a body that is expected to succeed.
 pub fn alone(name: &str, body: impl FnOnce()) {
-    if let Some(output) = in_subprocess(name, body) {
-        assert!(
-            output.status.success(),
-            "{}\n{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
+    if let Some(finished) = run_alone(name, body) {
+        finished.succeeded();
     }
 }
 
 /// Forks; the child runs `body` and leaves with the code that it returns.
-/// Returns how the child ended: its code, or minus the signal's number.
+/// Returns how the child ended: its code, or minus the signal's number. The
+/// child has one thread only.
 pub fn fork(body: impl FnOnce() -> i32) -> i32 {
     // SAFETY: the child runs on with this thread alone, and what it calls is
     // prepared for that.
     match unsafe { libc::fork() } {
         0 => {
-            let code = body();
+            // SAFETY: an alarm has no preconditions. It ends a child that hangs.
+            unsafe { libc::alarm(LIMIT.as_secs() as u32) };
+            let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(101);
             // SAFETY: _exit has no preconditions.
             unsafe { libc::_exit(code) }
         }
@@ -86,4 +195,90 @@ pub fn reap(child: i32) -> i32 {
 /// How many threads this process has.
 pub fn threads() -> usize {
     std::fs::read_dir("/proc/self/task").unwrap().count()
+}
+
+/// A number of /proc/self/status, in KiB or as it is.
+pub fn proc_status(field: &str) -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Resident memory in KiB.
+pub fn resident_kib() -> usize {
+    proc_status("VmRSS:")
+}
+
+/// What happened, in its order; clones write to the same log.
+#[derive(Clone, Default)]
+pub struct Log(Rc<RefCell<Vec<String>>>);
+
+impl Log {
+    pub fn new() -> Log {
+        Log::default()
+    }
+
+    pub fn add(&self, entry: impl ToString) {
+        self.0.borrow_mut().push(entry.to_string());
+    }
+
+    pub fn entries(&self) -> Vec<String> {
+        self.0.borrow().clone()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.borrow().is_empty()
+    }
+
+    pub fn joined(&self) -> String {
+        self.0.borrow().join(" ")
+    }
+}
+
+/// Sets a flag when it is dropped.
+pub struct OnDrop(pub Rc<Cell<bool>>);
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        self.0.set(true);
+    }
+}
+
+/// Runs a closure when it is dropped.
+pub struct Defer<F: FnOnce()>(Option<F>);
+
+pub fn defer<F: FnOnce()>(f: F) -> Defer<F> {
+    Defer(Some(f))
+}
+
+impl<F: FnOnce()> Drop for Defer<F> {
+    fn drop(&mut self) {
+        if let Some(f) = self.0.take() {
+            f();
+        }
+    }
+}
+
+/// A flag that clones share.
+pub fn flag() -> Rc<Cell<bool>> {
+    Rc::new(Cell::new(false))
+}
+
+/// Keeps the panic hook from printing what a test throws on purpose.
+pub fn quiet_panics() {
+    use std::sync::Once;
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let print = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let payload = info.payload();
+            let text = match payload.downcast_ref::<String>() {
+                Some(text) => text,
+                None => payload.downcast_ref::<&str>().copied().unwrap_or_default(),
+            };
+            if !text.contains("on purpose") {
+                print(info);
+            }
+        }));
+    });
 }
