@@ -32,7 +32,8 @@ pub(crate) fn set_namer(namer: Namer) {
 pub(crate) fn install() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(install_handler);
-    ALTERNATE.with(AlternateStack::provide);
+    // Where the thread-locals are being destroyed already, it does without.
+    let _ = ALTERNATE.try_with(AlternateStack::provide);
 }
 
 fn install_handler() {

@@ -46,6 +46,22 @@ impl StackSize {
         self.0
     }
 
+    /// This size, and room for a large closure and a large result on top.
+    ///
+    /// Both pass over the stack a few times on their way in and out, by value, most often in a build without
+    /// optimisation. What the caller asked for is meant for the body.
+    #[inline(always)]
+    pub(crate) fn with_room_for<F, T>(self) -> StackSize {
+        const SMALL: usize = 4 << 10;
+        const MOVES: usize = 8;
+        let passing = const { size_of::<F>() + size_of::<T>() };
+        if passing <= SMALL {
+            return self;
+        }
+        let bytes = self.0.saturating_add(passing.saturating_mul(MOVES));
+        StackSize(bytes.min(Self::MAX.0).next_multiple_of(os::page_size()))
+    }
+
     /// The size of the slot that serves this request.
     ///
     /// Stacks are pooled by size, so a program that asks for many different sizes would keep a pool for each. They

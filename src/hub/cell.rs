@@ -25,7 +25,7 @@ use std::ptr::NonNull;
 
 use super::Hub;
 use super::slab::Key;
-use super::task::{self, KILL, MAIN_REFS, State, Task, TaskPtr, TaskRef, VTable};
+use super::task::{self, KILL, KILLED, MAIN_REFS, State, Task, TaskPtr, TaskRef, VTable};
 use super::unwind;
 use super::wait::WaitQueue;
 use crate::coroutine::StackSize;
@@ -115,6 +115,7 @@ fn new_task(spec: Spec, vtable: &'static VTable) -> Task {
         done: Cell::new(false),
         unwinding: Cell::new(false),
         has_extra: Cell::new(false),
+        detached: Cell::new(false),
         token: Cell::new(0),
         waiter: Cell::new(std::ptr::null()),
         landing: Cell::new(std::ptr::null()),
@@ -123,6 +124,7 @@ fn new_task(spec: Spec, vtable: &'static VTable) -> Task {
         refs: Cell::new(MAIN_REFS),
         key: Cell::new(Key::DANGLING),
         id: spec.id,
+        ended: Cell::new(0),
         stack_size: spec.stack_size,
         spawned_at: spec.spawned_at,
         joiners: WaitQueue::new(),
@@ -152,28 +154,41 @@ where
         // SAFETY: the block is alive for as long as its task runs, and nobody
         // else looks at the closure.
         let body = unsafe { (*(*full).closure.get()).take() };
-        let outcome = match body {
-            Some(body) if task.interrupts.get() & KILL == 0 => match unwind::catch(body) {
-                Ok(value) => Ok(value),
-                Err(payload) if unwind::is_kill(&payload) => Err(Ended::Killed),
-                Err(payload) => Err(Ended::Panicked(payload)),
-            },
+        // SAFETY: the block is alive, as above.
+        let result = unsafe { (*full).typed.result.get() };
+        let ended = match body {
+            // The result is written where it stays: it may be large.
+            // SAFETY: handles look at the result only once the task has
+            // finished, which `finish` below makes true.
+            Some(body) if task.interrupts.get() & KILL == 0 => {
+                match unwind::catch(|| unsafe { *result = Some(Ok(body())) }) {
+                    Ok(()) => None,
+                    Err(payload) if unwind::is_kill(&payload) => Some(Ended::Killed),
+                    Err(payload) => Some(Ended::Panicked(payload)),
+                }
+            }
             unstarted => {
                 // Killed before its first turn: it never runs, but what it
                 // captured is dropped as usual.
+                task.clear_interrupt(KILL);
+                task.interrupt(KILLED);
+                task.unwinding.set(true);
                 unwind::contain(move || drop(unstarted));
-                Err(Ended::Killed)
+                Some(Ended::Killed)
             }
         };
+        // From here on it ends, whatever its destructors wait for.
+        task.unwinding.set(true);
+        if let Some(ended) = ended {
+            // SAFETY: as above.
+            unsafe { *result = Some(Err(ended)) };
+        }
         task::drop_locals(task);
-        if task.refs.get() > 1 {
-            // SAFETY: handles look at the result only once the task has
-            // finished, which `finish` below makes true.
-            unsafe { *(*full).typed.result.get() = Some(outcome) };
-        } else {
+        if task.detached.get() {
             // Nobody can ask for it any more, and the loop must not run the
             // user's destructors.
-            unwind::contain(move || drop(outcome));
+            // SAFETY: as above.
+            unwind::contain(|| unsafe { *result = None });
             // A destructor in it may have used further variables.
             task::drop_locals(task);
         }
@@ -243,6 +258,7 @@ impl<T> Handle<T> {
 
 impl<T> Drop for Handle<T> {
     fn drop(&mut self) {
+        self.task.detached.set(true);
         // The result is the user's, and its destructor may do anything, so it
         // goes before the reference does.
         drop(self.take());

@@ -13,9 +13,13 @@ use std::time::Duration;
 use super::shared::HubShared;
 use super::task::{KILLED, MAIN_REFS, State, TaskPtr};
 use super::wait::{self, Kind, Reason};
-use super::{HUB, Hub, interrupt};
+use super::{HUB, Hub, TimerTarget, interrupt};
 use crate::coroutine::overflow;
 use crate::sys::{clock, fork};
+
+/// How many rounds of a millisecond or more `shutdown` gives greenlets that
+/// were killed and still run.
+const PATIENCE: u32 = 100;
 
 /// Takes the hub away when the thread's thread-locals are destroyed.
 struct ThreadEnd(Cell<*const Hub>);
@@ -87,6 +91,7 @@ pub fn shutdown() -> usize {
         return 0;
     };
     let me = hub.current();
+    let mut patience = PATIENCE;
     loop {
         let others: Vec<TaskPtr> = {
             let tasks = hub.tasks.borrow();
@@ -100,7 +105,13 @@ pub fn shutdown() -> usize {
             interrupt::kill(hub, *task);
         }
         if others.iter().all(|task| has_refused(*task)) {
-            return others.len();
+            // One that still runs may be on its way to its end, but one that
+            // only yields, for ever, is not.
+            let runs = |task: &TaskPtr| task.state.get() == State::Runnable;
+            if patience == 0 || !others.iter().any(runs) {
+                return others.len();
+            }
+            patience -= 1;
         }
         // Whoever is unwinding may need a while, or something from outside.
         let deadline = clock::deadline_after(Duration::from_millis(1));
@@ -109,10 +120,13 @@ pub fn shutdown() -> usize {
     }
 }
 
-/// It was killed, and waits nevertheless, though not in a destructor.
+/// It was killed, and has gone on nevertheless, though not in a destructor.
 fn has_refused(task: TaskPtr) -> bool {
-    let waits = matches!(task.state.get(), State::Parked | State::Switched);
-    waits && task.interrupts.get() & KILLED != 0 && !task.unwinding.get()
+    let goes_on = matches!(
+        task.state.get(),
+        State::Parked | State::Switched | State::Runnable
+    );
+    goes_on && task.interrupts.get() & KILLED != 0 && !task.unwinding.get()
 }
 
 /// In the child of a fork there is one greenlet: the one that called fork. The
@@ -125,7 +139,10 @@ fn after_fork() {
     let me = hub.current();
     hub.queue.clear();
     hub.queue.push(me);
-    hub.timers.replace(super::Timers::new());
+    // The forker may be inside of `timeout`s, which count for it here too.
+    let is_mine =
+        |target: &TimerTarget| matches!(target, TimerTarget::Timeout { task, .. } if *task == me);
+    hub.timers.borrow_mut().retain(is_mine);
     let number = hub.shared.borrow().number;
     // The old one stays allocated: waiters of forgotten greenlets refer to it.
     std::mem::forget(hub.shared.replace(HubShared::new(number)));

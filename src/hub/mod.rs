@@ -104,6 +104,8 @@ pub(crate) struct Hub {
     tasks: RefCell<Slab<TaskPtr>>,
     stack_size: Cell<StackSize>,
     next_id: Cell<u64>,
+    /// Greenlets that have ended.
+    ends: Cell<u64>,
     // What wakes them.
     timers: RefCell<Timers<TimerTarget>>,
     reactor: RefCell<Option<Reactor>>,
@@ -208,6 +210,7 @@ impl Hub {
             tasks: RefCell::new(Slab::new()),
             stack_size: Cell::new(StackSize::DEFAULT),
             next_id: Cell::new(first_id + 1),
+            ends: Cell::new(0),
             timers: RefCell::new(Timers::new()),
             reactor: RefCell::new(None),
             shared: RefCell::new(HubShared::new(number)),
@@ -266,6 +269,14 @@ impl Hub {
         id
     }
 
+    /// Counts the end of a greenlet, and says which it was.
+    #[inline(always)]
+    pub(crate) fn count_end(&self) -> u64 {
+        let ends = self.ends.get() + 1;
+        self.ends.set(ends);
+        ends
+    }
+
     /// Makes a greenlet and queues it behind everybody who is runnable.
     #[inline]
     pub(crate) fn spawn<F, T>(
@@ -313,6 +324,7 @@ impl Hub {
         T: 'static,
     {
         let stack_size = options.stack_size.unwrap_or(self.stack_size.get());
+        let stack_size = stack_size.with_room_for::<F, T>();
         self.fibers.reserve(stack_size)?;
         let spec = Spec {
             id: options.id.unwrap_or_else(|| self.next_id()),

@@ -16,7 +16,7 @@
 
 use super::slab::Key;
 use super::task::{self, State, TaskPtr};
-use super::wait::Waiter;
+use super::wait::{Kind, Waiter};
 use super::{Hub, TimerTarget, interrupt, report};
 use crate::coroutine::Suspender;
 use crate::sys::clock;
@@ -63,13 +63,18 @@ impl Hub {
     #[cold]
     fn yield_alone(&self, task: TaskPtr) {
         self.count_turn();
-        self.suspend_runnable(task);
-    }
-
-    /// Gives whoever is runnable one turn.
-    pub(crate) fn suspend_runnable(&self, task: TaskPtr) {
         if let next @ Some(_) = self.queue.rotate(task) {
             self.leave(task, next);
+        }
+    }
+
+    /// Gives whoever is runnable one turn. A loop of it does not starve timers
+    /// and I/O either.
+    pub(crate) fn suspend_runnable(&self) {
+        let task = self.current();
+        match self.queue.rotate(task) {
+            next @ Some(_) => self.leave(task, next),
+            None => self.yield_alone(task),
         }
     }
 
@@ -110,7 +115,7 @@ impl Hub {
     /// thread; the count is put aside, or everybody else would seem to unwind.
     #[cold]
     fn leave_unwinding(&self, task: TaskPtr, next: Option<TaskPtr>) {
-        task.unwinding.set(true);
+        let before = task.unwinding.replace(true);
         match PanicCount::get().and_then(|count| Some((count, count.take()?))) {
             Some((count, saved)) => {
                 self.switch_away(task, next);
@@ -120,7 +125,7 @@ impl Hub {
             None if task.state.get() == State::Switched => report::abort_unwinding(self),
             None => self.block_thread(task),
         }
-        task.unwinding.set(false);
+        task.unwinding.set(before);
     }
 
     /// std's panic count cannot be put aside: nobody else may run before this
@@ -132,13 +137,27 @@ impl Hub {
             if task.state.get() == State::Runnable {
                 break;
             }
-            if self.timers.borrow().len() == 0 && self.nobody_outside() {
+            if !self.can_end_without_others(task) {
                 report::abort_unwinding(self);
             }
             self.sleep_in_reactor();
         }
         // It goes on now; others that became ready keep their order.
         self.queue.move_first(task);
+    }
+
+    /// Whether something else than this hub's greenlets could end what a task
+    /// waits for.
+    fn can_end_without_others(&self, task: TaskPtr) -> bool {
+        // SAFETY: a task's waiter is null or in its frame.
+        let waiter: Option<&Waiter> = unsafe { task.waiter.get().as_ref() };
+        let Some(waiter) = waiter else { return false };
+        waiter.is_timed()
+            || match waiter.kind {
+                Kind::Local => false,
+                Kind::Shared => !report::no_other_threads(),
+                Kind::External => true,
+            }
     }
 
     /// Makes a task that waits runnable; does nothing to one that is.

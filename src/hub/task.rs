@@ -140,8 +140,11 @@ pub(crate) struct Task {
     /// The body has ended and its result is there. The greenlet itself goes on
     /// a little longer, to tell those who want to know.
     pub(crate) done: Cell<bool>,
-    /// It waits in a destructor while it unwinds.
+    /// It unwinds, or its body has ended: what it waits for now, it waits for
+    /// in a destructor.
     pub(crate) unwinding: Cell<bool>,
+    /// The handle that owned the result is gone.
+    pub(crate) detached: Cell<bool>,
     /// `extra` is there.
     pub(crate) has_extra: Cell<bool>,
     /// Counts this task's waits, so that a late wake-up is recognised.
@@ -156,6 +159,8 @@ pub(crate) struct Task {
     pub(crate) refs: Cell<u32>,
     pub(crate) key: Cell<Key>,
     pub(crate) id: u64,
+    /// How many greenlets of its hub had ended when it did, itself included.
+    pub(crate) ended: Cell<u64>,
     pub(crate) stack_size: StackSize,
     pub(crate) spawned_at: &'static Location<'static>,
     /// Who waits for the end of this task.
@@ -320,6 +325,7 @@ fn drop_locals_of(task: TaskPtr) {
 #[inline]
 pub(crate) fn finish(task: TaskPtr) {
     task.done.set(true);
+    task.ended.set(Hub::get().count_end());
     task.joiners.wake_all();
     if task.has_extra.get() {
         tell(task);
@@ -343,6 +349,8 @@ fn tell(task: TaskPtr) {
     for waker in wakers {
         unwind::contain(move || waker.wake());
     }
+    // A waker is the user's code, and may have set some.
+    drop_locals_of(task);
 }
 
 impl Link {

@@ -91,6 +91,22 @@ impl<P: Copy> Timers<P> {
         Some(self.remove(place))
     }
 
+    /// Stops all timers but those with such a payload. Their keys stay good.
+    pub(crate) fn retain(&mut self, keep: impl Fn(&P) -> bool) {
+        let unwanted: Vec<TimerKey> = self
+            .heap
+            .iter()
+            .filter(|entry| !keep(&entry.payload))
+            .map(|entry| TimerKey {
+                slot: entry.slot,
+                number: entry.number,
+            })
+            .collect();
+        for key in unwanted {
+            self.cancel(key);
+        }
+    }
+
     pub(crate) fn next_deadline(&self) -> Option<u64> {
         self.heap.first().map(|entry| entry.deadline)
     }

@@ -92,6 +92,8 @@ pub(crate) struct Waiter {
     pub(crate) kind: Kind,
     /// Whether a kill or a timeout may end it.
     interruptible: bool,
+    /// Whether it has a deadline.
+    timed: Cell<bool>,
     pub(crate) reason: Reason,
     /// When it began, by the hub's coarse clock (nanoseconds).
     pub(crate) since: u64,
@@ -114,6 +116,7 @@ impl Waiter {
             kind,
             // Never thrown into an unwinding greenlet: two would abort.
             interruptible: interruptible && !std::thread::panicking(),
+            timed: Cell::new(false),
             reason,
             since: hub.coarse_now(),
             task,
@@ -169,6 +172,11 @@ impl Waiter {
         true
     }
 
+    /// Whether it has a deadline.
+    pub(crate) fn is_timed(&self) -> bool {
+        self.timed.get()
+    }
+
     /// The three that only the waiter's own hub does.
     pub(crate) fn time_out(&self, hub: &Hub) {
         self.end(hub, TIMED_OUT);
@@ -219,10 +227,11 @@ impl Waiter {
                 None | Some(clock::NEVER) => hub.suspend(State::Parked),
                 Some(deadline) if deadline <= clock::now_ns() => {
                     // Time is up, but whoever is runnable gets one turn first.
-                    hub.suspend_runnable(task);
+                    hub.suspend_runnable();
                     self.try_claim(TIMED_OUT);
                 }
                 Some(deadline) => {
+                    self.timed.set(true);
                     let timer = hub.start_timer(deadline, TimerTarget::Waiter(self));
                     hub.suspend(State::Parked);
                     hub.cancel_timer(timer);

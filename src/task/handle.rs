@@ -86,6 +86,8 @@ impl<T> JoinHandle<T> {
     pub(super) fn wait_or_deadlock(&self) -> Result<(), Deadlock> {
         while !self.is_finished() {
             if self.task().is_current() {
+                // Killed before, it ends here as at any other blocking call.
+                hub::check_interrupts();
                 return Err(Deadlock);
             }
             let woken = self.queue().wait(self.reason(), Kind::Local, None);
@@ -153,7 +155,8 @@ impl<T> JoinHandle<T> {
         hub::kill(Hub::get(), self.handle.task().ptr());
     }
 
-    /// Kills the greenlet and waits until it has ended.
+    /// Kills the greenlet and waits until it has ended. One that kills itself
+    /// so unwinds from this call.
     ///
     /// # Panics
     /// With [`Deadlock`] if it can never end.
@@ -262,6 +265,10 @@ impl From<Ended> for JoinError {
 impl<T> Waitable for JoinHandle<T> {
     fn is_ready(&self) -> bool {
         self.is_finished()
+    }
+
+    fn ready_since(&self) -> u64 {
+        self.task().ended.get()
     }
 
     fn source(&self) -> Source<'_> {

@@ -16,6 +16,12 @@ pub trait Waitable {
     /// Whether a wait would return at once.
     fn is_ready(&self) -> bool;
 
+    /// Which of several came first; counted by the hub, from one.
+    #[doc(hidden)]
+    fn ready_since(&self) -> u64 {
+        0
+    }
+
     /// Where those who wait for it queue.
     #[doc(hidden)]
     fn source(&self) -> Source<'_>;
@@ -155,9 +161,8 @@ impl Iterator for IWait<'_> {
     fn next(&mut self) -> Option<usize> {
         let mut time_is_up = false;
         loop {
-            let ready = self.left.iter().position(|&at| self.objects[at].is_ready());
-            if let Some(ready) = ready {
-                return Some(self.left.remove(ready));
+            if let Some(first) = self.first_ready() {
+                return Some(self.left.remove(first));
             }
             if self.left.is_empty() || time_is_up {
                 return None;
@@ -182,6 +187,16 @@ impl Iterator for IWait<'_> {
                 Woken::Deadlock => hub::panic_deadlock(),
             }
         }
+    }
+}
+
+impl IWait<'_> {
+    /// Where in `left` the one is that has been ready for longest.
+    fn first_ready(&self) -> Option<usize> {
+        let ready = |(_, at): &(usize, &usize)| self.objects[**at].is_ready();
+        let left = self.left.iter().enumerate().filter(ready);
+        let (first, _) = left.min_by_key(|(_, at)| self.objects[**at].ready_since())?;
+        Some(first)
     }
 }
 
