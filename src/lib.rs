@@ -2,8 +2,10 @@
 
 pub mod error;
 pub mod hub;
+pub mod net;
 
 mod coroutine;
+mod offload;
 mod sys;
 mod task;
 mod time;
