@@ -68,9 +68,10 @@ macro_rules! conversions {
     };
 }
 
-/// Methods that every socket has. `$make` is the example's way to get one.
+/// Methods that every socket has. `$setup` and `$make` are the examples' way to
+/// get one.
 macro_rules! common_methods {
-    ($type:ident, $make:literal) => {
+    ($type:ident, $setup:literal, $make:literal) => {
         /// Another handle of the same socket, as std's: it has a descriptor of
         /// its own, and what is set on one of them holds for both.
         ///
@@ -84,7 +85,7 @@ macro_rules! common_methods {
         /// # Examples
         /// ```
         #[doc = concat!("use greenlet::net::", stringify!($type), ";")]
-        ///
+        #[doc = $setup]
         #[doc = concat!("let socket = ", $make, ";")]
         /// let clone = socket.try_clone()?;
         /// drop(socket);
@@ -109,7 +110,7 @@ macro_rules! common_methods {
         /// # Examples
         /// ```
         #[doc = concat!("use greenlet::net::", stringify!($type), ";")]
-        ///
+        #[doc = $setup]
         #[doc = concat!("let socket = ", $make, ";")]
         /// socket.set_nonblocking(true)?;
         /// # Ok::<(), std::io::Error>(())
@@ -126,7 +127,7 @@ macro_rules! common_methods {
         /// # Examples
         /// ```
         #[doc = concat!("use greenlet::net::", stringify!($type), ";")]
-        ///
+        #[doc = $setup]
         #[doc = concat!("let socket = ", $make, ";")]
         /// assert!(socket.take_error()?.is_none());
         /// # Ok::<(), std::io::Error>(())
@@ -152,7 +153,7 @@ macro_rules! common_methods {
         /// # Examples
         /// ```
         #[doc = concat!("use greenlet::net::", stringify!($type), ";")]
-        ///
+        #[doc = $setup]
         #[doc = concat!("let socket = ", $make, ";")]
         /// socket.close()?;
         /// assert!(socket.local_addr().is_err());
@@ -164,9 +165,9 @@ macro_rules! common_methods {
     };
 }
 
-/// Read and write timeouts. `$make` is the example's way to get a socket.
+/// Read and write timeouts, with examples as above.
 macro_rules! timeout_methods {
-    ($type:ident, $make:literal) => {
+    ($type:ident, $setup:literal, $make:literal) => {
         /// Limits how long a read may wait; `None` is for ever. A read that is
         /// cut short fails with [`WouldBlock`](std::io::ErrorKind::WouldBlock),
         /// as std's on Unix.
@@ -179,7 +180,7 @@ macro_rules! timeout_methods {
         /// ```
         #[doc = concat!("use greenlet::net::", stringify!($type), ";")]
         /// use std::time::Duration;
-        ///
+        #[doc = $setup]
         #[doc = concat!("let socket = ", $make, ";")]
         /// socket.set_read_timeout(Some(Duration::from_millis(5)))?;
         /// assert_eq!(socket.read_timeout()?, Some(Duration::from_millis(5)));
@@ -204,7 +205,7 @@ macro_rules! timeout_methods {
         /// ```
         #[doc = concat!("use greenlet::net::", stringify!($type), ";")]
         /// use std::time::Duration;
-        ///
+        #[doc = $setup]
         #[doc = concat!("let socket = ", $make, ";")]
         /// socket.set_write_timeout(Some(Duration::from_secs(5)))?;
         /// socket.set_write_timeout(None)?;
@@ -225,7 +226,7 @@ macro_rules! timeout_methods {
         /// # Examples
         /// ```
         #[doc = concat!("use greenlet::net::", stringify!($type), ";")]
-        ///
+        #[doc = $setup]
         #[doc = concat!("let socket = ", $make, ";")]
         /// assert_eq!(socket.read_timeout()?, None);
         /// # Ok::<(), std::io::Error>(())
@@ -242,7 +243,7 @@ macro_rules! timeout_methods {
         /// # Examples
         /// ```
         #[doc = concat!("use greenlet::net::", stringify!($type), ";")]
-        ///
+        #[doc = $setup]
         #[doc = concat!("let socket = ", $make, ";")]
         /// assert_eq!(socket.write_timeout()?, None);
         /// # Ok::<(), std::io::Error>(())
@@ -253,8 +254,8 @@ macro_rules! timeout_methods {
     };
 }
 
-/// `Read` and `Write` for the type and for `&` of it, over `read_from` and
-/// three more methods of the type.
+/// `Read` and `Write` for the type and for `&` of it, over the type's
+/// `receive`, `transmit` and their vectored forms.
 macro_rules! read_and_write {
     ($type:ident) => {
         impl Read for &$type {

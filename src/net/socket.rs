@@ -165,6 +165,10 @@ impl<T: AsFd> Socket<T> {
         len: usize,
         mut operation: impl FnMut(&T) -> io::Result<usize>,
     ) -> io::Result<usize> {
+        if len == 0 && direction == Direction::Write {
+            // Nothing to be sent needs no room.
+            return operation(&self.inner);
+        }
         self.account.io.run_stream(
             self.inner.as_fd(),
             direction,

@@ -210,7 +210,7 @@ impl TcpListener {
         self.socket.get().only_v6()
     }
 
-    common_methods!(TcpListener, "TcpListener::bind(\"127.0.0.1:0\")?");
+    common_methods!(TcpListener, "", "TcpListener::bind(\"127.0.0.1:0\")?");
 }
 
 /// The connections of a [`TcpListener`], from its

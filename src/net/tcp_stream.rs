@@ -38,13 +38,6 @@ pub struct TcpStream {
 conversions!(TcpStream, std::net::TcpStream);
 read_and_write!(TcpStream);
 
-/// A connected stream for the examples of the methods.
-macro_rules! example {
-    () => {
-        "TcpStream::connect(greenlet::net::TcpListener::bind(\"127.0.0.1:0\")?.local_addr()?)?"
-    };
-}
-
 impl TcpStream {
     /// Connects to the first of the addresses that answers.
     ///
@@ -132,7 +125,12 @@ impl TcpStream {
     }
 
     fn receive_vectored(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        let len = bufs.iter().map(|buf| buf.len()).sum();
+        // One call fills so many at most.
+        let filled = bufs.iter().take(libc::UIO_MAXIOV as usize);
+        let len = filled.map(|buf| buf.len()).sum();
+        if len == 0 {
+            return self.socket.get().read_vectored(bufs);
+        }
         self.socket
             .run_stream(Direction::Read, len, |mut inner| inner.read_vectored(bufs))
     }
@@ -143,6 +141,9 @@ impl TcpStream {
     }
 
     fn transmit_vectored(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        if bufs.iter().all(|buf| buf.is_empty()) {
+            return self.socket.get().write_vectored(bufs);
+        }
         // So many slices may be more than one call takes: a short write says
         // nothing about the room that is left.
         self.socket
@@ -219,8 +220,10 @@ impl TcpStream {
     ///
     /// # Examples
     /// ```
-    /// # use greenlet::net::TcpStream;
-    #[doc = concat!("let stream = ", example!(), ";")]
+    /// use greenlet::net::{TcpListener, TcpStream};
+    ///
+    /// let listener = TcpListener::bind("127.0.0.1:0")?;
+    /// let stream = TcpStream::connect(listener.local_addr()?)?;
     /// assert!(stream.local_addr()?.ip().is_loopback());
     /// # Ok::<(), std::io::Error>(())
     /// ```
@@ -236,8 +239,10 @@ impl TcpStream {
     ///
     /// # Examples
     /// ```
-    /// # use greenlet::net::TcpStream;
-    #[doc = concat!("let stream = ", example!(), ";")]
+    /// use greenlet::net::{TcpListener, TcpStream};
+    ///
+    /// let listener = TcpListener::bind("127.0.0.1:0")?;
+    /// let stream = TcpStream::connect(listener.local_addr()?)?;
     /// stream.set_nodelay(true)?;
     /// assert!(stream.nodelay()?);
     /// # Ok::<(), std::io::Error>(())
@@ -253,8 +258,10 @@ impl TcpStream {
     ///
     /// # Examples
     /// ```
-    /// # use greenlet::net::TcpStream;
-    #[doc = concat!("let stream = ", example!(), ";")]
+    /// use greenlet::net::{TcpListener, TcpStream};
+    ///
+    /// let listener = TcpListener::bind("127.0.0.1:0")?;
+    /// let stream = TcpStream::connect(listener.local_addr()?)?;
     /// assert!(!stream.nodelay()?);
     /// # Ok::<(), std::io::Error>(())
     /// ```
@@ -269,8 +276,10 @@ impl TcpStream {
     ///
     /// # Examples
     /// ```
-    /// # use greenlet::net::TcpStream;
-    #[doc = concat!("let stream = ", example!(), ";")]
+    /// use greenlet::net::{TcpListener, TcpStream};
+    ///
+    /// let listener = TcpListener::bind("127.0.0.1:0")?;
+    /// let stream = TcpStream::connect(listener.local_addr()?)?;
     /// stream.set_ttl(42)?;
     /// assert_eq!(stream.ttl()?, 42);
     /// # Ok::<(), std::io::Error>(())
@@ -286,8 +295,10 @@ impl TcpStream {
     ///
     /// # Examples
     /// ```
-    /// # use greenlet::net::TcpStream;
-    #[doc = concat!("let stream = ", example!(), ";")]
+    /// use greenlet::net::{TcpListener, TcpStream};
+    ///
+    /// let listener = TcpListener::bind("127.0.0.1:0")?;
+    /// let stream = TcpStream::connect(listener.local_addr()?)?;
     /// assert!(stream.ttl()? > 0);
     /// # Ok::<(), std::io::Error>(())
     /// ```
@@ -297,10 +308,12 @@ impl TcpStream {
 
     common_methods!(
         TcpStream,
-        "TcpStream::connect(greenlet::net::TcpListener::bind(\"127.0.0.1:0\")?.local_addr()?)?"
+        "let listener = greenlet::net::TcpListener::bind(\"127.0.0.1:0\")?;",
+        "TcpStream::connect(listener.local_addr()?)?"
     );
     timeout_methods!(
         TcpStream,
-        "TcpStream::connect(greenlet::net::TcpListener::bind(\"127.0.0.1:0\")?.local_addr()?)?"
+        "let listener = greenlet::net::TcpListener::bind(\"127.0.0.1:0\")?;",
+        "TcpStream::connect(listener.local_addr()?)?"
     );
 }

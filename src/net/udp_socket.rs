@@ -232,8 +232,8 @@ impl UdpSocket {
         self.socket.get().local_addr()
     }
 
-    common_methods!(UdpSocket, "UdpSocket::bind(\"127.0.0.1:0\")?");
-    timeout_methods!(UdpSocket, "UdpSocket::bind(\"127.0.0.1:0\")?");
+    common_methods!(UdpSocket, "", "UdpSocket::bind(\"127.0.0.1:0\")?");
+    timeout_methods!(UdpSocket, "", "UdpSocket::bind(\"127.0.0.1:0\")?");
 }
 
 /// An option that is a value to be set and asked for.

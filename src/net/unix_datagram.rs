@@ -317,6 +317,6 @@ impl UnixDatagram {
         self.socket.get().shutdown(how)
     }
 
-    common_methods!(UnixDatagram, "UnixDatagram::pair()?.0");
-    timeout_methods!(UnixDatagram, "UnixDatagram::pair()?.0");
+    common_methods!(UnixDatagram, "", "UnixDatagram::pair()?.0");
+    timeout_methods!(UnixDatagram, "", "UnixDatagram::pair()?.0");
 }

@@ -155,12 +155,12 @@ impl UnixListener {
 
     common_methods!(
         UnixListener,
-        "{
-    use greenlet::net::unix::SocketAddr;
-    use std::os::linux::net::SocketAddrExt;
-    let place = format!(\"greenlet {} {}\", std::process::id(), line!());
-    UnixListener::bind_addr(&SocketAddr::from_abstract_name(place)?)?
-}"
+        "use greenlet::net::unix::SocketAddr;
+use std::os::linux::net::SocketAddrExt;
+
+let name = format!(\"greenlet {} {}\", std::process::id(), line!());
+let address = SocketAddr::from_abstract_name(name)?;",
+        "UnixListener::bind_addr(&address)?"
     );
 }
 

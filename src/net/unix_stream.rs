@@ -116,16 +116,25 @@ impl UnixStream {
     }
 
     fn receive_vectored(&self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        if bufs.iter().all(|buf| buf.is_empty()) {
+            return self.socket.get().read_vectored(bufs);
+        }
         self.socket
             .run(Direction::Read, |mut inner| inner.read_vectored(bufs))
     }
 
     fn transmit(&self, buf: &[u8]) -> io::Result<usize> {
+        if buf.is_empty() {
+            return self.socket.get().write(buf);
+        }
         self.socket
             .run(Direction::Write, |mut inner| inner.write(buf))
     }
 
     fn transmit_vectored(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        if bufs.iter().all(|buf| buf.is_empty()) {
+            return self.socket.get().write_vectored(bufs);
+        }
         self.socket
             .run(Direction::Write, |mut inner| inner.write_vectored(bufs))
     }
@@ -182,6 +191,6 @@ impl UnixStream {
         self.socket.get().peer_addr()
     }
 
-    common_methods!(UnixStream, "UnixStream::pair()?.0");
-    timeout_methods!(UnixStream, "UnixStream::pair()?.0");
+    common_methods!(UnixStream, "", "UnixStream::pair()?.0");
+    timeout_methods!(UnixStream, "", "UnixStream::pair()?.0");
 }
