@@ -5,7 +5,6 @@ pub mod hub;
 pub mod net;
 
 mod coroutine;
-mod offload;
 mod sys;
 mod task;
 mod time;
