@@ -3,12 +3,15 @@
 pub mod error;
 pub mod hub;
 pub mod net;
+pub mod signal;
 
 mod coroutine;
+mod offload;
 mod sys;
 mod task;
 mod time;
 
+pub use offload::offload;
 pub use task::{
     Builder, Current, GreenletId, IWait, JoinHandle, LinkId, Waitable, current, iwait, joinall,
     joinall_timeout, killall, spawn, spawn_later, timeout, wait, yield_now,

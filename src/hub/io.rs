@@ -32,6 +32,12 @@ pub(crate) enum Patience {
     Forever,
 }
 
+impl From<Option<u64>> for Patience {
+    fn from(deadline: Option<u64>) -> Patience {
+        deadline.map_or(Patience::Forever, Patience::Until)
+    }
+}
+
 /// A descriptor's account with the reactors. Its owner keeps it beside the
 /// descriptor, and calls [`Io::retire`] before it closes that.
 ///
@@ -80,10 +86,10 @@ impl Io {
         &self,
         fd: BorrowedFd<'_>,
         direction: Direction,
-        patience: Patience,
+        patience: impl Into<Patience>,
         operation: impl FnMut() -> io::Result<R>,
     ) -> io::Result<R> {
-        self.run_stream(fd, direction, patience, operation, |_| false)
+        self.run_stream(fd, direction, patience.into(), operation, |_| false)
     }
 
     /// As `run`, for an operation whose answer may show that it has used up
@@ -205,7 +211,8 @@ impl Io {
 
     /// Takes the descriptor out of every reactor that knows it, and wakes who
     /// waits there. To be called before its number can be used again.
-    pub(crate) fn retire(&self, fd: RawFd) {
+    pub(crate) fn retire(&self, fd: impl AsRawFd) {
+        let fd = fd.as_raw_fd();
         let hubs = self.hubs();
         for shared in hubs.first.iter().chain(&hubs.others) {
             match Hub::try_current() {

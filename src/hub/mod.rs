@@ -67,6 +67,7 @@ use crate::sys::clock;
 
 pub(crate) use self::cell::{Ended, Handle};
 pub use self::end::shutdown;
+pub(crate) use self::interrupt::check_current as check_interrupt;
 pub(crate) use self::interrupt::{TimeoutFrame, kill};
 pub(crate) use self::io::{Io, Patience};
 pub use self::parker::{Parker, Unparker};

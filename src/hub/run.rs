@@ -229,7 +229,12 @@ impl Hub {
         }
         self.fibers.trim();
         if self.timers.borrow().len() == 0 && self.nobody_outside() {
-            self.nothing_can_happen();
+            // A thread that has ended meanwhile, or a helper that has become
+            // idle, may have woken somebody before it did.
+            self.take_in_inbox();
+            if self.queue.is_empty() {
+                self.nothing_can_happen();
+            }
             return;
         }
         self.sleep_in_reactor();
