@@ -242,7 +242,7 @@ impl Hub {
             // A thread that has ended meanwhile, or a helper that has become
             // idle, may have woken somebody before it did.
             self.take_in_inbox();
-            if self.queue.is_empty() {
+            if self.queue.first().is_none() {
                 self.nothing_can_happen();
             }
             return;
