@@ -80,7 +80,9 @@ impl Server {
 
     /// Sends back what comes in, until the peer has no more to say.
     fn echo(&self, mut stream: &TcpStream) -> io::Result<()> {
-        let mut buffer = [0; 16 * 1024];
+        // It lies on the greenlet's stack, where every page counts once per
+        // connection.
+        let mut buffer = [0; 4 * 1024];
         loop {
             match stream.read(&mut buffer)? {
                 0 => return Ok(()),
