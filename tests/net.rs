@@ -584,10 +584,19 @@ fn a_nonblocking_read_after_a_wait_does_not_trust_the_last_event() {
     // Registered and used up; nothing will look for events from here on.
     b.set_nonblocking(true).unwrap();
     (&*a).write_all(b"y").unwrap();
+    let ran = Rc::new(Cell::new(false));
+    spawn({
+        let ran = Rc::clone(&ran);
+        move || ran.set(true)
+    });
     let arrived = Instant::now();
+    let mut tries = 0;
     while (&*b).read(&mut [0; 8]).is_err() {
+        tries += 1;
+        assert!(tries > 50 || !ran.get(), "the read has parked");
         assert!(arrived.elapsed() < LONG);
     }
+    assert!(tries > 50 || !ran.get(), "the read has parked");
 }
 
 #[test]
@@ -733,27 +742,27 @@ fn a_deadlock_is_not_declared_while_somebody_waits_on_a_socket() {
 fn a_greenlet_whose_socket_is_always_ready_lets_others_run() {
     let _watchdog = watchdog();
     let (a, b) = tcp_pair();
-    let done = Rc::new(Cell::new(false));
-    let busy = spawn({
-        let done = Rc::clone(&done);
-        move || {
-            let mut rounds = 0u64;
-            while !done.get() {
-                (&a).write_all(b"x").unwrap();
-                (&b).read_exact(&mut [0]).unwrap();
-                rounds += 1;
-            }
-            rounds
-        }
-    });
-    sleep(SHORT);
-    let (mut c, mut d) = UnixStream::pair().unwrap();
+    let (c, mut d) = UnixStream::pair().unwrap();
     let other = spawn(move || d.read(&mut [0]).unwrap());
     settle();
-    c.write_all(b"x").unwrap();
-    assert_eq!(other.join().unwrap(), 1);
-    done.set(true);
-    assert!(busy.join().unwrap() > 0);
+    let busy = spawn(move || {
+        let round = || {
+            (&a).write_all(b"x").unwrap();
+            (&b).read_exact(&mut [0]).unwrap();
+        };
+        (0..500).for_each(|_| round());
+        (&c).write_all(b"x").unwrap();
+        let mut rounds = 0;
+        while !other.is_finished() {
+            round();
+            rounds += 1;
+        }
+        rounds
+    });
+    // The socket of the other is looked at between two budgets of operations,
+    // not only once in so many turns of its own.
+    let rounds = busy.join().unwrap();
+    assert!(rounds < 2000, "{rounds}");
 }
 
 #[test]

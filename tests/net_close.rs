@@ -224,6 +224,48 @@ fn a_socket_dropped_elsewhere_leaves_no_trace_for_its_number() {
     );
 }
 
+/// How many descriptors this process has in its epoll set, which it may know
+/// under several numbers.
+fn watched_descriptors() -> usize {
+    let infos = std::fs::read_dir("/proc/self/fdinfo").unwrap();
+    infos
+        .filter_map(|info| std::fs::read_to_string(info.ok()?.path()).ok())
+        .map(|text| text.lines().filter(|l| l.starts_with("tfd:")).count())
+        .max()
+        .unwrap_or(0)
+}
+
+#[test]
+fn a_dropped_socket_is_watched_no_longer_though_a_clone_lives() {
+    let _watchdog = watchdog();
+    common::alone(
+        "a_dropped_socket_is_watched_no_longer_though_a_clone_lives",
+        || {
+            let register = || {
+                let (a, b) = UnixStream::pair().unwrap();
+                let clone = b.try_clone().unwrap();
+                b.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+                assert!((&b).read(&mut [0]).is_err());
+                (a, b, clone)
+            };
+            let first = register();
+            let before = watched_descriptors();
+            for end in 0..3 {
+                let (_a, b, _clone) = register();
+                assert_eq!(watched_descriptors(), before + 1);
+                match end {
+                    0 => drop(b),
+                    1 => b.close().unwrap(),
+                    _ => thread::spawn(move || drop(b)).join().unwrap(),
+                }
+                assert_eq!(watched_descriptors(), before);
+            }
+            drop(first);
+            assert_eq!(watched_descriptors(), before - 1);
+        },
+    );
+}
+
 #[test]
 fn closing_races_with_everything_and_nobody_hangs() {
     let _watchdog = watchdog();
