@@ -4,10 +4,12 @@
 //! $ cargo run --release --example echo_server -- 127.0.0.1:7777
 //! listening on 127.0.0.1:7777 (up to 20000 descriptors); Ctrl-C ends it
 //! ^Csignal 2: no new connections; 2 are open and have 5 s to finish
-//! 1002 connections, 1002 finished, 0 cut off, 0 failed, 2311 KiB echoed
+//! 1002 connections, 1002 finished, 0 cut off, 0 failed, 10889 KiB echoed
 //! ```
 //!
-//! Talk to it with `nc 127.0.0.1 7777`, or with the example `echo_load`.
+//! That was 5 s of `echo_load 127.0.0.1:7777 --connections 1000`, and two idle
+//! clients, which got what they had sent and then the end of the stream.
+//! Talk to it with `nc 127.0.0.1 7777`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
