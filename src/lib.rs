@@ -15,7 +15,8 @@ mod time;
 pub use greenlet::{Greenlet, GreenletState, TraceEvent, TraceKind, Tracer, set_tracer};
 pub use offload::offload;
 pub use task::{
-    Builder, Current, GreenletId, IWait, JoinHandle, LinkId, Waitable, current, iwait, joinall,
-    joinall_timeout, killall, spawn, spawn_later, timeout, wait, yield_now,
+    Builder, Current, GreenletId, GreenletLocal, IWait, JoinHandle, LinkId, Scope,
+    ScopedJoinHandle, Waitable, block_on, current, iwait, joinall, joinall_timeout, killall, scope,
+    spawn, spawn_later, timeout, wait, yield_now,
 };
 pub use time::sleep;

@@ -75,7 +75,7 @@ where
     let abandon = Abandon(&slot);
     submit({
         let (slot, unparker) = (Arc::clone(&slot), parker.unparker());
-        Box::new(move || carry_out(f, &slot, &unparker))
+        Box::new(move || carry_out(f, &slot).then_some(unparker))
     });
     loop {
         if let Some(result) = abandon.0.take() {
@@ -122,17 +122,22 @@ impl<T> Slot<T> {
     }
 }
 
-/// What a helper thread does for one job.
-fn carry_out<T>(f: impl FnOnce() -> T, slot: &Slot<T>, unparker: &Unparker) {
+/// What a helper thread does for one job. True: the greenlet is to be woken.
+fn carry_out<T>(f: impl FnOnce() -> T, slot: &Slot<T>) -> bool {
     match slot.replace(Progress::Running) {
         Progress::Queued => {}
-        // Abandoned before it began.
-        _ => return hub::contain(move || drop(f)),
+        abandoned => {
+            hub::contain(move || drop((abandoned, f)));
+            return false;
+        }
     }
     let result = hub::catch(f);
     match slot.replace(Progress::Done(result)) {
-        Progress::Running => unparker.unpark(),
-        abandoned => hub::contain(move || drop(abandoned)),
+        Progress::Running => true,
+        abandoned => {
+            hub::contain(move || drop(abandoned));
+            false
+        }
     }
 }
 
@@ -147,9 +152,12 @@ impl<T> Drop for Abandon<'_, T> {
     }
 }
 
+/// Catches what the user's code throws, and returns whom to tell that it has
+/// ended; nobody, if it was abandoned.
+type Run = Box<dyn FnOnce() -> Option<Unparker> + Send>;
+
 struct Job {
-    /// Catches what the user's code throws, and tells the greenlet.
-    run: Box<dyn FnOnce() + Send>,
+    run: Run,
     /// The caller's signal mask. A process that the job starts inherits it, and
     /// could not be interrupted if it had the mask of an idle helper.
     mask: SignalMask,
@@ -206,7 +214,7 @@ impl State {
     }
 }
 
-fn submit(run: Box<dyn FnOnce() + Send>) {
+fn submit(run: Run) {
     let job = Job {
         run,
         mask: SignalMask::current(),
@@ -217,7 +225,7 @@ fn submit(run: Box<dyn FnOnce() + Send>) {
     let at_the_cap = state.threads == MOST_THREADS;
     if at_the_cap && !somebody_sleeps && IS_HELPER.get() {
         drop(state);
-        return (job.run)();
+        return run_here(job);
     }
     state.queue.push_back(job);
     state.balance();
@@ -229,6 +237,13 @@ fn submit(run: Box<dyn FnOnce() + Send>) {
         if !start_thread() {
             no_thread(pool);
         }
+    }
+}
+
+/// Without a helper thread.
+fn run_here(job: Job) {
+    if let Some(unparker) = (job.run)() {
+        unparker.unpark();
     }
 }
 
@@ -252,7 +267,7 @@ fn no_thread(pool: &Pool) {
             return;
         };
         drop(state);
-        (job.run)();
+        run_here(job);
         state = pool.lock();
     }
 }
@@ -262,9 +277,10 @@ fn help() {
     IS_HELPER.set(true);
     let generation = fork::generation();
     let pool = Pool::get();
-    while let Some(job) = next_job(pool) {
+    let mut to_tell = None;
+    while let Some(job) = next_job(pool, to_tell) {
         let mask = job.mask.swap();
-        (job.run)();
+        to_tell = (job.run)();
         // What the job spawned here and did not join has no turn after it.
         hub::contain(|| {
             hub::shutdown();
@@ -278,26 +294,48 @@ fn help() {
     }
 }
 
-/// Waits for a job; none if it is time to end.
-fn next_job(pool: &Pool) -> Option<Job> {
+/// Tells of the end of the last job and waits for the next; none if it is time
+/// to end.
+///
+/// The thread counts as idle before it tells: a greenlet that hears of the end
+/// of its job may be the last that could run, and nobody would ask again later
+/// whether this is a deadlock.
+fn next_job(pool: &Pool, mut to_tell: Option<Unparker>) -> Option<Job> {
     let mut state = pool.lock();
+    let mut time_is_up = false;
     loop {
         if let Some(job) = state.queue.pop_front() {
             state.balance();
+            drop(state);
+            tell(&mut to_tell);
             return Some(job);
+        }
+        if time_is_up {
+            state.threads -= 1;
+            state.balance();
+            return None;
         }
         state.sleeping += 1;
         state.balance();
-        let (back, waited) = pool
-            .work
-            .wait_timeout(state, KEPT_IDLE)
-            .unwrap_or_else(PoisonError::into_inner);
-        state = back;
-        state.sleeping -= 1;
-        state.balance();
-        if waited.timed_out() && state.queue.is_empty() {
-            state.threads -= 1;
-            return None;
+        if to_tell.is_some() {
+            drop(state);
+            tell(&mut to_tell);
+            state = pool.lock();
+        } else {
+            let (back, waited) = pool
+                .work
+                .wait_timeout(state, KEPT_IDLE)
+                .unwrap_or_else(PoisonError::into_inner);
+            state = back;
+            time_is_up = waited.timed_out();
         }
+        // No `balance` here: if there is nothing to do, it stays idle.
+        state.sleeping -= 1;
+    }
+}
+
+fn tell(to_tell: &mut Option<Unparker>) {
+    if let Some(unparker) = to_tell.take() {
+        unparker.unpark();
     }
 }

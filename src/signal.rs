@@ -110,7 +110,8 @@ pub fn wait_timeout(signals: &[i32], timeout: Duration) -> io::Result<Option<i32
 /// it does in the kernel. Of several signals that have arrived, each has its
 /// turn before one of them comes a second time. Every `Signals` gets every
 /// signal that it listens for; greenlets that wait on *one* `Signals` share
-/// what it gets. It may be used and dropped on any thread.
+/// what it gets. It may be used and dropped on any thread. A signal that all
+/// threads of the process hold back (`pthread_sigmask`) does not arrive.
 ///
 /// # Examples
 /// ```
@@ -230,6 +231,11 @@ impl Inner {
         }
         let signal = signal::lowest(self.arrived)?;
         self.arrived &= !signal::bit(signal);
+        if self.arrived != 0 {
+            // The eventfd was read on behalf of all of them: somebody on
+            // another hub may be just about to wait for the next one.
+            self.mailbox.node().ring();
+        }
         Some(signal)
     }
 }

@@ -203,21 +203,24 @@ fn many_jobs_share_few_threads_and_none_is_lost() {
 
 #[test]
 fn jobs_that_offload_do_not_wait_for_each_other_when_all_helpers_are_busy() {
-    let _watchdog = watchdog();
-    let all_are_in = Arc::new(Barrier::new(64));
-    let handles: Vec<_> = (0..64)
-        .map(|n| {
-            let all_are_in = Arc::clone(&all_are_in);
-            spawn(move || {
-                offload(move || {
-                    all_are_in.wait();
-                    offload(move || n)
+    // Alone, for it needs every thread that the pool may have.
+    let name = "jobs_that_offload_do_not_wait_for_each_other_when_all_helpers_are_busy";
+    alone(name, || {
+        let all_are_in = Arc::new(Barrier::new(64));
+        let handles: Vec<_> = (0..64)
+            .map(|n| {
+                let all_are_in = Arc::clone(&all_are_in);
+                spawn(move || {
+                    offload(move || {
+                        all_are_in.wait();
+                        offload(move || n)
+                    })
                 })
             })
-        })
-        .collect();
-    let sum: u32 = joinall(handles).into_iter().map(Result::unwrap).sum();
-    assert_eq!(sum, 63 * 64 / 2);
+            .collect();
+        let sum: u32 = joinall(handles).into_iter().map(Result::unwrap).sum();
+        assert_eq!(sum, 63 * 64 / 2);
+    });
 }
 
 #[test]
@@ -266,6 +269,24 @@ fn waiting_for_a_job_is_never_a_deadlock_but_idle_helpers_hide_none() {
             assert_eq!(code, 7);
         },
     );
+}
+
+#[test]
+fn a_deadlock_is_found_when_the_last_job_has_ended() {
+    // G214: with an outstanding job, as soon as that is done.
+    let name = "a_deadlock_is_found_when_the_last_job_has_ended";
+    alone(name, || {
+        for _ in 0..20 {
+            let code = fork(|| {
+                spawn(|| offload(|| std::thread::sleep(Duration::from_millis(3))));
+                match catch_unwind(|| hub::Parker::new().park()) {
+                    Err(payload) if payload.is::<greenlet::error::Deadlock>() => 7,
+                    _ => 2,
+                }
+            });
+            assert_eq!(code, 7);
+        }
+    });
 }
 
 #[test]
@@ -348,4 +369,113 @@ fn a_panicking_destructor_of_an_abandoned_result_harms_nobody() {
         assert_eq!(offload(|| 1), 1);
     }
     let _ = catch_unwind(AssertUnwindSafe(|| drop(handle)));
+}
+
+#[test]
+fn a_job_that_is_abandoned_in_the_queue_never_runs() {
+    let name = "a_job_that_is_abandoned_in_the_queue_never_runs";
+    alone(name, || {
+        let (finish, may_finish) = channel::<()>();
+        let may_finish = Arc::new(std::sync::Mutex::new(may_finish));
+        let busy: Vec<_> = (0..64)
+            .map(|_| {
+                let may_finish = Arc::clone(&may_finish);
+                spawn(move || {
+                    offload(move || {
+                        let _ = may_finish.lock().unwrap().recv();
+                    });
+                })
+            })
+            .collect();
+        let ran = Arc::new(AtomicBool::new(false));
+        let (tell, told) = channel();
+        let queued = spawn({
+            let ran = Arc::clone(&ran);
+            move || {
+                let tells = Tells(tell);
+                offload(move || {
+                    let _tells = tells;
+                    ran.store(true, Ordering::SeqCst);
+                });
+            }
+        });
+        yield_now();
+        queued.kill_wait();
+        drop(finish);
+        joinall(busy).into_iter().for_each(|r| r.unwrap());
+        // What it captured is dropped on a helper.
+        assert_ne!(told.recv().unwrap(), std::thread::current().id());
+        assert!(!ran.load(Ordering::SeqCst));
+    });
+}
+
+#[test]
+fn a_forks_child_does_not_count_the_parents_idle_helpers_as_its_own() {
+    let name = "a_forks_child_does_not_count_the_parents_idle_helpers_as_its_own";
+    alone(name, || {
+        offload(|| ());
+        // The helper has a moment to become idle.
+        sleep(Duration::from_millis(30));
+        let code = fork(|| {
+            let parker = hub::Parker::new();
+            let unparker = parker.unparker();
+            std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(50));
+                unparker.unpark();
+            });
+            // No deadlock: the thread is about to come.
+            match catch_unwind(AssertUnwindSafe(|| parker.park())) {
+                Ok(()) => 7,
+                Err(_) => 1,
+            }
+        });
+        assert_eq!(code, 7);
+    });
+}
+
+#[test]
+fn without_any_helper_thread_the_job_runs_where_it_is_called() {
+    let name = "without_any_helper_thread_the_job_runs_where_it_is_called";
+    alone(name, || {
+        let handle = spawn(|| 1);
+        handle.join().unwrap();
+        // No room for the stack of one more thread.
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let used = status
+            .lines()
+            .find(|line| line.starts_with("VmSize"))
+            .unwrap();
+        let used: u64 = used.split_whitespace().nth(1).unwrap().parse().unwrap();
+        let limit = libc::rlimit {
+            rlim_cur: used * 1024 + (1 << 20),
+            rlim_max: libc::RLIM_INFINITY,
+        };
+        // SAFETY: the limit is a live variable.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) }, 0);
+        let here = std::thread::current().id();
+        assert_eq!(offload(|| std::thread::current().id()), here);
+        let caught = catch_unwind(|| offload(|| -> () { std::panic::panic_any(3u8) }));
+        assert_eq!(caught.unwrap_err().downcast_ref(), Some(&3u8));
+        // And as soon as there is room, helpers are back.
+        let unlimited = libc::rlimit {
+            rlim_cur: libc::RLIM_INFINITY,
+            rlim_max: libc::RLIM_INFINITY,
+        };
+        // SAFETY: as above.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &unlimited) }, 0);
+        assert_ne!(offload(|| std::thread::current().id()), here);
+    });
+}
+
+#[test]
+fn a_job_that_forks_ends_with_its_new_process() {
+    let name = "a_job_that_forks_ends_with_its_new_process";
+    alone(name, || {
+        // SAFETY: as in `common::fork`.
+        let child = offload(|| unsafe { libc::fork() });
+        // Only the helper thread is in the child, and there it ends.
+        assert_ne!(child, 0);
+        assert_eq!(common::reap(child), 0);
+        assert_eq!(offload(|| 5), 5);
+    });
 }

@@ -78,26 +78,30 @@ fn all_who_listen_get_it_on_every_hub() {
 #[test]
 fn greenlets_that_wait_on_one_object_share_its_signals() {
     let _watchdog = watchdog();
-    let signals = Arc::new(Signals::new(&[37, 38]).unwrap());
-    let (ready, is_ready) = channel();
-    let elsewhere = std::thread::spawn({
-        let signals = Arc::clone(&signals);
-        move || {
-            ready.send(()).unwrap();
-            signals.wait().unwrap()
-        }
-    });
-    is_ready.recv().unwrap();
-    let here = spawn({
-        let signals = Arc::clone(&signals);
-        move || signals.wait().unwrap()
-    });
-    yield_now();
-    send(37);
-    send(38);
-    let mut got = [here.join().unwrap(), elsewhere.join().unwrap()];
-    got.sort();
-    assert_eq!(got, [37, 38]);
+    // Many times: one hub may take both signals while the other one is about
+    // to wait.
+    for _ in 0..200 {
+        let signals = Arc::new(Signals::new(&[37, 38]).unwrap());
+        let (ready, is_ready) = channel();
+        let elsewhere = std::thread::spawn({
+            let signals = Arc::clone(&signals);
+            move || {
+                ready.send(()).unwrap();
+                signals.wait().unwrap()
+            }
+        });
+        is_ready.recv().unwrap();
+        let here = spawn({
+            let signals = Arc::clone(&signals);
+            move || signals.wait().unwrap()
+        });
+        yield_now();
+        raise(37);
+        raise(38);
+        let mut got = [here.join().unwrap(), elsewhere.join().unwrap()];
+        got.sort();
+        assert_eq!(got, [37, 38]);
+    }
 }
 
 #[test]

@@ -174,6 +174,8 @@ where
             // Nobody can ask for it any more, and the loop must not run the
             // user's destructors.
             unwind::contain(move || drop(outcome));
+            // A destructor in it may have used further variables.
+            task::drop_locals(task);
         }
         task::finish(task);
     }

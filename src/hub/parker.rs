@@ -4,6 +4,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use super::shared::HubShared;
@@ -130,6 +131,16 @@ impl Parker {
         self.wait(deadline)
     }
 
+    /// Takes the permit, if an `unpark` has left one.
+    pub(crate) fn take_permit(&self) -> bool {
+        let inner = &*self.inner;
+        let taken =
+            inner
+                .state
+                .compare_exchange(NOTIFIED, EMPTY, Ordering::Acquire, Ordering::Relaxed);
+        taken.is_ok()
+    }
+
     fn wait(&self, deadline: Option<u64>) -> Woken {
         let inner = &*self.inner;
         let task = Hub::get().current();
@@ -190,17 +201,39 @@ impl Unparker {
     /// Wakes the greenlet, or leaves it a permit. May be called any number of
     /// times, from any thread, also when the greenlet has long ended.
     pub fn unpark(&self) {
-        let inner = &*self.inner;
-        if inner.state.swap(NOTIFIED, Ordering::AcqRel) != PARKED {
+        self.inner.unpark();
+    }
+}
+
+impl Inner {
+    fn unpark(&self) {
+        if self.state.swap(NOTIFIED, Ordering::AcqRel) != PARKED {
             return;
         }
-        let address = (inner.task, inner.token.load(Ordering::Relaxed));
+        let address = (self.task, self.token.load(Ordering::Relaxed));
         match Hub::try_current() {
-            Some(hub) if std::ptr::eq(hub.shared_ptr(), &*inner.hub) => {
+            Some(hub) if std::ptr::eq(hub.shared_ptr(), &*self.hub) => {
                 hub.notified(address.0, address.1);
             }
-            _ => inner.hub.push(address),
+            _ => self.hub.push(address),
         }
+    }
+}
+
+impl Wake for Inner {
+    fn wake(self: Arc<Inner>) {
+        self.unpark();
+    }
+
+    fn wake_by_ref(self: &Arc<Inner>) {
+        self.unpark();
+    }
+}
+
+/// The waker of a future that a greenlet polls between two parks.
+impl From<Unparker> for Waker {
+    fn from(unparker: Unparker) -> Waker {
+        Waker::from(unparker.inner)
     }
 }
 

@@ -1,4 +1,4 @@
-//! What everybody may stand on: raw system calls, clocks, the fork count, and
+//! What everybody may stand on: raw system calls, clocks, signals, the fork count, and
 //! what we know of std's insides. Knows no other room.
 
 pub(crate) mod clock;

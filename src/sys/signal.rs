@@ -122,6 +122,20 @@ impl Node {
         // fork's child, in its own table, where callers ask `is_ours` first.
         unsafe { BorrowedFd::borrow_raw(fd) }
     }
+
+    /// Makes the eventfd readable. Async-signal-safe.
+    pub(crate) fn ring(&self) {
+        let fd = self.fd.load(Ordering::Acquire);
+        let one = 1u64;
+        // SAFETY: write(2) reads eight bytes of a live variable. It fails only
+        // where the counter is full, and then the eventfd is readable anyway.
+        let _ = unsafe {
+            os::syscall(
+                libc::SYS_write,
+                [fd as usize, (&raw const one) as usize, 8, 0],
+            )
+        };
+    }
 }
 
 static HEAD: AtomicPtr<Node> = AtomicPtr::new(ptr::null_mut());
@@ -144,16 +158,7 @@ extern "C" fn handler(signal: libc::c_int) {
     for node in nodes() {
         if node.wanted.load(Ordering::Acquire) & bit(signal) != 0 {
             node.pending.fetch_or(bit(signal), Ordering::SeqCst);
-            let fd = node.fd.load(Ordering::Acquire);
-            let one = 1u64;
-            // SAFETY: write(2) reads eight bytes of a live variable. It fails
-            // only where the counter is full, and then it is readable anyway.
-            let _ = unsafe {
-                os::syscall(
-                    libc::SYS_write,
-                    [fd as usize, (&raw const one) as usize, 8, 0],
-                )
-            };
+            node.ring();
         }
     }
     // SAFETY: as above.
