@@ -2,6 +2,7 @@
 
 pub mod error;
 pub mod hub;
+pub mod net;
 pub mod signal;
 
 mod coroutine;

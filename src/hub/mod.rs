@@ -71,7 +71,7 @@ use crate::sys::clock;
 pub(crate) use self::cell::{Ended, Handle};
 pub use self::end::shutdown;
 pub(crate) use self::interrupt::{TimeoutFrame, check_interrupts, kill, throw_kill};
-pub(crate) use self::io::Io;
+pub(crate) use self::io::{Io, Patience};
 pub use self::parker::{Parker, Unparker};
 pub(crate) use self::reactor::Direction;
 pub(crate) use self::report::panic_deadlock;

@@ -231,7 +231,7 @@ impl Hub {
     /// The look at the clock that a busy run queue is interrupted for.
     #[cold]
     #[inline(never)]
-    fn look_from_within(&self) {
+    pub(super) fn look_from_within(&self) {
         self.ticks.set(TURNS_PER_LOOK);
         self.take_in_inbox();
         let now = clock::now_ns();
@@ -307,7 +307,10 @@ impl Hub {
     /// A wake-up by address: for the wait that it names, or for nobody.
     pub(super) fn notified(&self, key: u64, token: u32) {
         let task = self.tasks.borrow().get(Key::from_u64(key)).copied();
-        let Some(task) = task else { return };
+        let Some(task) = task else {
+            // The greenlet has ended, or there never was one: see `shared`.
+            return self.deregister_retired();
+        };
         // SAFETY: a task's waiter is null or in its frame.
         let waiter: Option<&Waiter> = unsafe { task.waiter.get().as_ref() };
         if let Some(waiter) = waiter {

@@ -7,5 +7,6 @@ pub(crate) mod helpers;
 pub(crate) mod os;
 pub(crate) mod panics;
 pub(crate) mod signal;
+pub(crate) mod socket;
 pub(crate) mod text;
 pub(crate) mod timerfd;
