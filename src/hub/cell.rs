@@ -189,6 +189,7 @@ where
             // user's destructors.
             // SAFETY: as above.
             unwind::contain(|| unsafe { *result = None });
+            // A destructor in it may have used further variables.
             task::drop_locals(task);
         }
         task::finish(task);
