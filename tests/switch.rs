@@ -2,11 +2,11 @@
 
 mod common;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use common::{Log, OnDrop, alone, defer, flag, fork, quiet_panics, run_alone, watchdog};
+use common::{Log, OnDrop, defer, flag, fork, quiet_panics, run_alone, watchdog};
 use greenlet::error::{JoinError, ParentError, SwitchError};
 use greenlet::{Greenlet, GreenletState, sleep, spawn, yield_now};
 
@@ -748,16 +748,16 @@ fn the_result_for_a_parent_that_waits_elsewhere_is_dropped_and_the_hub_goes_on()
 fn a_switch_that_nothing_can_answer_is_a_deadlock() {
     let _watchdog = watchdog();
     // Two that wait for each other, and a third that waits for one of them.
-    let slot: Rc<RefCell<Option<greenlet::JoinHandle<()>>>> = Rc::default();
-    let one = spawn({
-        let slot = Rc::clone(&slot);
-        move || drop(slot.borrow_mut().take().unwrap().join())
-    });
-    let two = spawn(move || one.wait());
-    *slot.borrow_mut() = Some(two);
+    let (one, two) = (Rc::new(OnceCell::new()), Rc::new(OnceCell::new()));
+    let wait_for = |other: &Rc<OnceCell<greenlet::JoinHandle<()>>>| {
+        let other = Rc::clone(other);
+        move || other.get().unwrap().wait()
+    };
+    one.set(spawn(wait_for(&two))).unwrap();
+    two.set(spawn(wait_for(&one))).unwrap();
+    let wait = wait_for(&one);
     let stuck = Greenlet::new(move |n: i32| {
-        // Waits for one that waits for one that waits for it.
-        spawn(|| greenlet::scope(|_| ())).wait();
+        wait();
         n
     });
     assert!(matches!(stuck.try_switch(1), Err(SwitchError::Deadlock(_))));
