@@ -22,6 +22,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 // Parker and Unparker.
 
+/// G161
 #[test]
 fn an_unpark_that_comes_first_is_kept() {
     let _watchdog = watchdog();
@@ -416,7 +417,7 @@ fn a_thread_that_ends_leaks_its_parked_greenlets() {
     assert!(!UNWOUND.load(Ordering::Relaxed));
 }
 
-/// Threads that leave nothing behind give everything back.
+/// G156: threads that leave nothing behind give everything back.
 #[test]
 fn a_thousand_threads_with_hubs_leave_no_growth() {
     let _watchdog = watchdog();
