@@ -7,4 +7,5 @@ pub(crate) mod helpers;
 pub(crate) mod os;
 pub(crate) mod panics;
 pub(crate) mod text;
+pub(crate) mod thread_end;
 pub(crate) mod timerfd;
