@@ -377,6 +377,28 @@ fn a_greenlet_that_catches_its_kill_survives() {
     assert_eq!(handle.join().unwrap(), "survived");
 }
 
+/// G088: it cannot be mistaken for a panic with a message.
+#[test]
+fn the_payload_of_a_kill_is_none_of_the_usual_ones() {
+    let _watchdog = watchdog();
+    let looked = flag();
+    let handle = spawn({
+        let looked = Rc::clone(&looked);
+        move || {
+            let payload = catch_unwind(|| sleep(Duration::MAX)).unwrap_err();
+            assert!(!payload.is::<&str>() && !payload.is::<String>());
+            assert!(!payload.is::<greenlet::error::Deadlock>());
+            looked.set(true);
+            std::panic::resume_unwind(payload)
+        }
+    });
+    yield_now();
+    handle.kill_wait();
+    assert!(looked.get());
+    let handle: JoinHandle<()> = handle;
+    assert!(handle.join().unwrap_err().is_killed());
+}
+
 /// What must be done by a `catch_unwind` around everything.
 #[test]
 fn a_kill_that_is_caught_and_thrown_again_ends_the_greenlet() {
@@ -579,6 +601,7 @@ fn greenlets_may_kill_each_other() {
     }
 }
 
+/// G165
 #[test]
 fn shutdown_unwinds_everybody() {
     let _watchdog = watchdog();

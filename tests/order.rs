@@ -83,8 +83,8 @@ fn greenlets_spawned_in_a_row_run_before_a_timer_that_is_due() {
 #[test]
 fn sleeps_that_end_at_the_same_moment_wake_in_their_order() {
     let _watchdog = watchdog();
-    // Deadlines are taken from the clock, so equal ones are made by being late:
-    // all are due when the hub looks.
+    // Deadlines are taken from the clock, so they are hardly ever equal; but all
+    // are due when the hub looks. (Equal ones: see the tests of the timers.)
     let log = Log::new();
     let handles: Vec<_> = (0..50)
         .map(|n| {
@@ -230,4 +230,33 @@ fn a_joiner_waits_for_its_turn_behind_those_who_were_runnable() {
     log.add("joined");
     joinall(others);
     assert_eq!(log.joined(), "a0 a1 a2 joined b0 b1 b2");
+}
+
+/// G100: no cached clock makes a sleep early after a long computation.
+#[test]
+fn a_sleep_after_a_long_computation_is_not_early() {
+    let _watchdog = watchdog();
+    let handle = spawn(|| {
+        yield_now();
+        std::thread::sleep(10 * MS);
+        let start = Instant::now();
+        sleep(5 * MS);
+        start.elapsed()
+    });
+    assert!(handle.join().unwrap() >= 5 * MS);
+}
+
+/// G160: what fails when its time has come disturbs no other timer.
+#[test]
+fn a_delayed_greenlet_that_panics_disturbs_no_sleeper() {
+    let _watchdog = watchdog();
+    common::quiet_panics();
+    let start = Instant::now();
+    let sleeper = spawn(move || {
+        sleep(10 * MS);
+        start.elapsed()
+    });
+    let failing = spawn_later(2 * MS, || -> () { panic!("on purpose") });
+    assert!(sleeper.join().unwrap() >= 10 * MS);
+    assert!(failing.join().unwrap_err().is_panic());
 }

@@ -93,6 +93,27 @@ fn a_greenlet_knows_itself() {
     assert_eq!(handle.join().unwrap(), (id, false));
 }
 
+/// G079
+#[test]
+fn a_greenlet_that_runs_is_not_finished() {
+    let _watchdog = watchdog();
+    let slot: Rc<std::cell::RefCell<Option<greenlet::JoinHandle<()>>>> = Rc::default();
+    let seen = flag();
+    *slot.borrow_mut() = Some(spawn({
+        let (slot, seen) = (Rc::clone(&slot), Rc::clone(&seen));
+        move || {
+            let handle = slot.borrow();
+            let handle = handle.as_ref().unwrap();
+            assert!(!handle.is_finished() && !handle.is_successful());
+            assert!(handle.value().is_none());
+            seen.set(true);
+        }
+    }));
+    yield_now();
+    assert!(seen.get());
+    assert!(slot.borrow().as_ref().unwrap().is_finished());
+}
+
 #[test]
 fn ids_differ_between_threads_too() {
     let _watchdog = watchdog();
@@ -618,6 +639,7 @@ fn a_thread_local_initialiser_that_blocks_is_entered_twice() {
     finished.succeeded();
 }
 
+/// G227
 #[test]
 fn process_exit_inside_a_greenlet_is_clean() {
     let _watchdog = watchdog();

@@ -5,8 +5,15 @@
 //! Suspended greenlets are leaked, and their stacks stay mapped, for other
 //! threads may hold pointers into them. Whoever wants destructors to run calls
 //! [`shutdown`] while the thread still lives.
+//!
+//! Nor does any greenlet run from then on: it might hold a reference into a
+//! thread-local. The hub is taken away before the first of them is destroyed,
+//! and a destructor that uses the crate gets a *closing* hub, which resumes
+//! nobody: what blocks, blocks the thread, and what only a greenlet could end
+//! is a deadlock.
 
 use std::cell::Cell;
+use std::ffi::c_void;
 use std::ptr;
 use std::time::Duration;
 
@@ -15,17 +22,25 @@ use super::task::{KILLED, MAIN_REFS, State, TaskPtr};
 use super::wait::{self, Kind, Reason};
 use super::{HUB, Hub, TimerTarget, interrupt};
 use crate::coroutine::overflow;
-use crate::sys::{clock, fork};
+use crate::sys::{clock, fork, thread_end};
 
 /// How many rounds of a millisecond or more `shutdown` gives greenlets that
 /// were killed and still run.
 const PATIENCE: u32 = 100;
 
-/// Takes the hub away when the thread's thread-locals are destroyed.
+/// Takes the hub away when the thread's thread-locals are destroyed: too late
+/// for what is said above, and meant for systems that have no earlier moment.
 struct ThreadEnd(Cell<*const Hub>);
 
 thread_local! {
     static THREAD_END: ThreadEnd = const { ThreadEnd(Cell::new(ptr::null())) };
+    /// This thread's thread-locals are being destroyed.
+    static CLOSING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether a hub that is made now is a closing one.
+pub(super) fn is_closing() -> bool {
+    CLOSING.get()
 }
 
 /// Prepares the thread and the process for a new hub.
@@ -33,41 +48,72 @@ pub(super) fn adopt(hub: &'static Hub) {
     fork::on_child(after_fork);
     overflow::set_namer(super::report::name_for_signal_handler);
     overflow::install();
-    // A hub that is made while the thread-locals are already being destroyed
-    // is leaked: there is nobody left to take it away.
     let _ = THREAD_END.try_with(|end| end.0.set(hub));
+    hub.renew_sentinel();
+}
+
+impl Hub {
+    /// The current greenlet is about to be left, or has just been left by the
+    /// others: whatever thread-local somebody may hold a reference into now,
+    /// the hub is to be taken away before that is destroyed.
+    #[inline(always)]
+    pub(super) fn keep_sentinel(&self) {
+        // SAFETY: the address is that of a word of this thread, or of a static.
+        if unsafe { self.newest_callback.read_volatile() } != self.sentinel.get() {
+            self.renew_sentinel();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn renew_sentinel(&self) {
+        let hub = ptr::from_ref(self).cast_mut().cast();
+        thread_end::before_thread_locals(before_thread_locals, hub);
+        // SAFETY: as above.
+        self.sentinel
+            .set(unsafe { self.newest_callback.read_volatile() });
+    }
+}
+
+extern "C" fn before_thread_locals(hub: *mut c_void) {
+    take_away(hub.cast_const().cast());
 }
 
 impl Drop for ThreadEnd {
     fn drop(&mut self) {
-        let hub = self.0.replace(ptr::null());
-        if hub.is_null() || !ptr::eq(hub, HUB.get()) {
-            return;
+        take_away(self.0.replace(ptr::null()));
+    }
+}
+
+/// The thread parts with its hub, if it still has this one.
+fn take_away(hub: *const Hub) {
+    CLOSING.set(true);
+    if hub.is_null() || !ptr::eq(hub, HUB.get()) {
+        return;
+    }
+    // SAFETY: hubs are leaked boxes, freed only below.
+    let alone = unsafe {
+        (*hub).shared.borrow().close();
+        let main = (*hub).main();
+        let tasks = (*hub).tasks.borrow();
+        for task in tasks.iter() {
+            task.state.set(State::Lost);
         }
-        // SAFETY: hubs are leaked boxes, freed only below.
-        let alone = unsafe {
-            (*hub).shared.borrow().close();
-            let main = (*hub).main();
-            let tasks = (*hub).tasks.borrow();
-            for task in tasks.iter() {
-                task.state.set(State::Lost);
-            }
-            // Somebody may still hold what `current()` gave for the main one.
-            tasks.len() == 1 && (*hub).current() == main && main.refs.get() == MAIN_REFS
-        };
-        HUB.set(ptr::null());
-        // SAFETY: as above. The main greenlet's locals are leaked, for their
-        // destructors may use thread-locals that are gone.
-        unsafe { (*hub).main.extra.take().map(std::mem::forget) };
-        if alone {
-            // SAFETY: this was the thread's hub, no task of it is left but the
-            // main one, and nothing keeps references to a hub.
-            drop(unsafe { Box::from_raw(hub.cast_mut()) });
-        } else {
-            // SAFETY: as above. The rest stays as it is: leaked stacks refer
-            // to it.
-            unsafe { (*hub).reactor.borrow_mut().take() };
-        }
+        // Somebody may still hold what `current()` gave for the main one.
+        tasks.len() == 1 && (*hub).current() == main && main.refs.get() == MAIN_REFS
+    };
+    HUB.set(ptr::null());
+    // SAFETY: as above. The main greenlet's locals are leaked, for their
+    // destructors may use thread-locals that are gone.
+    unsafe { (*hub).main.extra.take().map(std::mem::forget) };
+    if alone {
+        // SAFETY: this was the thread's hub, no task of it is left but the
+        // main one, and nothing keeps references to a hub.
+        drop(unsafe { Box::from_raw(hub.cast_mut()) });
+    } else {
+        // SAFETY: as above. The rest stays as it is: leaked stacks refer
+        // to it.
+        unsafe { (*hub).reactor.borrow_mut().take() };
     }
 }
 
@@ -103,6 +149,9 @@ pub fn shutdown() -> usize {
         };
         for task in &others {
             interrupt::kill(hub, *task);
+        }
+        if hub.closing {
+            return others.len();
         }
         if others.iter().all(|task| has_refused(*task)) {
             // One that still runs may be on its way to its end, but one that

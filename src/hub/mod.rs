@@ -66,7 +66,7 @@ use self::timers::{TimerKey, Timers};
 use self::wait::Waiter;
 use crate::coroutine::Fibers;
 use crate::error::SpawnError;
-use crate::sys::clock;
+use crate::sys::{clock, thread_end};
 
 pub(crate) use self::cell::{Ended, Handle};
 pub use self::end::shutdown;
@@ -125,6 +125,12 @@ pub(crate) struct Hub {
     /// After a fork, in the child: the greenlet whose stack carries the loop
     /// is not here any more, and the process ends when nobody else is.
     orphaned: Cell<bool>,
+    /// The thread ends: no greenlet is resumed any more. See `end`.
+    closing: bool,
+    /// What the thread calls first when it ends, and what that was when it was
+    /// this hub's sentinel. See `end`.
+    newest_callback: thread_end::Newest,
+    sentinel: Cell<usize>,
 }
 
 /// What a timer does when it is due.
@@ -222,6 +228,9 @@ impl Hub {
             origin: Cell::new(0),
             attachment: OnceCell::new(),
             orphaned: Cell::new(false),
+            closing: end::is_closing(),
+            newest_callback: thread_end::newest_callback(),
+            sentinel: Cell::new(0),
         };
         let key = hub.tasks.borrow_mut().insert(main_ptr);
         hub.main.key.set(key);

@@ -125,9 +125,9 @@ impl Hub {
         task.unwinding.set(before);
     }
 
-    /// std's panic count cannot be put aside: nobody else may run before this
-    /// wait is over, so it blocks the thread, and if only this hub's greenlets
-    /// could end it, there is no way on.
+    /// std's panic count cannot be put aside, or the thread ends: nobody else
+    /// may run before this wait is over, so it blocks the thread, and if only
+    /// this hub's greenlets could end it, there is no way on.
     fn block_thread(&self, task: TaskPtr) {
         while task.state.get() != State::Runnable {
             self.look_around();
@@ -135,7 +135,12 @@ impl Hub {
                 break;
             }
             if !self.can_end_without_others(task) {
-                report::abort_unwinding(self);
+                if !self.closing {
+                    report::abort_unwinding(self);
+                }
+                report::deadlock(self);
+                interrupt::deadlock(self, task);
+                continue;
             }
             self.sleep_in_reactor();
         }
@@ -171,6 +176,9 @@ impl Hub {
 
     /// The loop. Returns when the main greenlet's turn has come.
     fn run(&self, first: Option<TaskPtr>) {
+        if self.closing {
+            return self.block_thread(self.main());
+        }
         let mut next = first;
         loop {
             let Some(task) = next.or_else(|| self.queue.first()) else {
@@ -184,7 +192,7 @@ impl Hub {
             let word = unsafe {
                 match &mut *task.fiber.get() {
                     Some(fiber) => fiber.resume(),
-                    None if task == self.main() => return,
+                    None if task == self.main() => return self.keep_sentinel(),
                     none => none.insert(self.fibers.take(task.stack_size)).resume(),
                 }
             };

@@ -222,6 +222,7 @@ impl Waiter {
         }
         if self.claim.load(Ordering::Acquire) == UNCLAIMED {
             task.waiter.set(self);
+            hub.keep_sentinel();
             hub.count_wait(self.kind, 1);
             match deadline {
                 None | Some(clock::NEVER) => hub.suspend(State::Parked),

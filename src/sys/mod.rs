@@ -9,4 +9,5 @@ pub(crate) mod panics;
 pub(crate) mod signal;
 pub(crate) mod socket;
 pub(crate) mod text;
+pub(crate) mod thread_end;
 pub(crate) mod timerfd;

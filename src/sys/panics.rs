@@ -75,7 +75,7 @@ impl PanicCount {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn thread_pointer() -> usize {
+pub(super) fn thread_pointer() -> usize {
     let pointer: usize;
     // SAFETY: on x86-64 Linux the first word of the thread's control block is
     // its own address.
@@ -86,7 +86,7 @@ fn thread_pointer() -> usize {
 }
 
 #[cfg(target_arch = "aarch64")]
-fn thread_pointer() -> usize {
+pub(super) fn thread_pointer() -> usize {
     let pointer: usize;
     // SAFETY: reading the thread pointer has no effect on anything.
     unsafe {
@@ -96,7 +96,7 @@ fn thread_pointer() -> usize {
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn thread_pointer() -> usize {
+pub(super) fn thread_pointer() -> usize {
     0
 }
 
@@ -160,7 +160,7 @@ fn read(word: usize) -> usize {
 
 /// This thread's blocks of static thread-local storage: those whose distance
 /// from the thread pointer is the same on every thread.
-fn static_blocks() -> Vec<std::ops::Range<usize>> {
+pub(super) fn static_blocks() -> Vec<std::ops::Range<usize>> {
     /// Static blocks are allocated beside the thread's control block.
     const NEAR: usize = 1 << 20;
 
