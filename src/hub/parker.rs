@@ -2,9 +2,19 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+#[cfg(not(feature = "loom"))]
+use std::sync::{
+    Arc,
+    atomic::{AtomicU8, AtomicU32, Ordering},
+};
 use std::time::Duration;
+
+// tests/loom compiles this file a second time.
+#[cfg(feature = "loom")]
+use loom::sync::{
+    Arc,
+    atomic::{AtomicU8, AtomicU32, Ordering},
+};
 
 use super::shared::HubShared;
 use super::wait::{self, Kind, Reason, Woken};
