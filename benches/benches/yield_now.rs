@@ -1,0 +1,252 @@
+//! One yield, among 2, 10 and 1,000 that take turns.
+//!
+//! One of them is timed: between two of its turns all others have one. So a
+//! round is as many yields as there are tasks, and starting them is not in it.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::future::Future;
+use std::hint::black_box;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use greenlet_benches::{coroutines, per_item, proc, scale};
+
+fn rounds(iters: u64, tasks: u64) -> u64 {
+    // The first few rounds are not yet in step.
+    iters.div_ceil(tasks).max(8)
+}
+
+/// One coroutine, resumed and suspended: the least that a switch can cost.
+fn bare_pair(iters: u64) -> Duration {
+    let mut coroutine = coroutines::endless();
+    coroutine.resume(());
+    let time = per_item(iters, 1, || {
+        black_box(coroutine.resume(()));
+    });
+    // SAFETY: nothing on its stack needs to be dropped.
+    unsafe { coroutine.force_reset() };
+    time
+}
+
+/// Coroutines in a queue, taken from its front and put to its end.
+fn bare_ring(tasks: u64, iters: u64) -> Duration {
+    let mut ring: VecDeque<_> = (0..tasks)
+        .map(|_| Box::new(coroutines::endless()))
+        .collect();
+    ring.iter_mut().for_each(|coroutine| {
+        coroutine.resume(());
+    });
+    let time = per_item(iters, 1, || {
+        if let Some(mut coroutine) = ring.pop_front() {
+            black_box(coroutine.resume(()));
+            ring.push_back(coroutine);
+        }
+    });
+    for mut coroutine in ring {
+        // SAFETY: nothing on its stack needs to be dropped.
+        unsafe { coroutine.force_reset() };
+    }
+    time
+}
+
+fn greenlets(tasks: u64, iters: u64) -> Duration {
+    let stop = Rc::new(Cell::new(false));
+    let others: Vec<_> = (1..tasks)
+        .map(|_| {
+            let stop = Rc::clone(&stop);
+            greenlet::spawn(move || {
+                while !stop.get() {
+                    greenlet::yield_now();
+                }
+            })
+        })
+        .collect();
+    let rounds = rounds(iters, tasks);
+    let timed = greenlet::spawn(move || {
+        greenlet::yield_now();
+        let start = Instant::now();
+        for _ in 0..rounds {
+            greenlet::yield_now();
+        }
+        let time = start.elapsed();
+        stop.set(true);
+        time
+    });
+    let time = timed.join().expect("it neither panics nor is killed");
+    greenlet::joinall(others);
+    scale(time, rounds * tasks, iters)
+}
+
+/// What is timed in an async runtime, on the thread that runs all its tasks.
+async fn timed<F: Future<Output = ()>>(
+    rounds: u64,
+    stop: Arc<AtomicBool>,
+    yield_now: impl Fn() -> F,
+) -> Duration {
+    yield_now().await;
+    let start = Instant::now();
+    for _ in 0..rounds {
+        yield_now().await;
+    }
+    let time = start.elapsed();
+    stop.store(true, Ordering::Relaxed);
+    time
+}
+
+async fn until<F: Future<Output = ()>>(stop: Arc<AtomicBool>, yield_now: impl Fn() -> F) {
+    while !stop.load(Ordering::Relaxed) {
+        yield_now().await;
+    }
+}
+
+fn tokio_tasks(tasks: u64, iters: u64) -> Duration {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("no tokio");
+    let rounds = rounds(iters, tasks);
+    let stop = Arc::new(AtomicBool::new(false));
+    let time = runtime.block_on(async {
+        for _ in 1..tasks {
+            tokio::spawn(until(Arc::clone(&stop), tokio::task::yield_now));
+        }
+        tokio::spawn(timed(rounds, stop, tokio::task::yield_now)).await
+    });
+    scale(time.expect("it does not panic"), rounds * tasks, iters)
+}
+
+fn tokio_local(tasks: u64, iters: u64) -> Duration {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("no tokio");
+    let rounds = rounds(iters, tasks);
+    let stop = Arc::new(AtomicBool::new(false));
+    let local = tokio::task::LocalSet::new();
+    let time = local.block_on(&runtime, async {
+        for _ in 1..tasks {
+            tokio::task::spawn_local(until(Arc::clone(&stop), tokio::task::yield_now));
+        }
+        tokio::task::spawn_local(timed(rounds, stop, tokio::task::yield_now)).await
+    });
+    scale(time.expect("it does not panic"), rounds * tasks, iters)
+}
+
+fn smol_tasks(tasks: u64, iters: u64) -> Duration {
+    let executor = smol::LocalExecutor::new();
+    let rounds = rounds(iters, tasks);
+    let stop = Arc::new(AtomicBool::new(false));
+    let time = smol::block_on(executor.run(async {
+        for _ in 1..tasks {
+            let other = until(Arc::clone(&stop), smol::future::yield_now);
+            executor.spawn(other).detach();
+        }
+        executor
+            .spawn(timed(rounds, stop, smol::future::yield_now))
+            .await
+    }));
+    scale(time, rounds * tasks, iters)
+}
+
+/// may's coroutines, all of them on one worker thread.
+fn may_coroutines(tasks: u64, iters: u64) -> Duration {
+    let stop = Arc::new(AtomicBool::new(false));
+    let rounds = rounds(iters, tasks);
+    let others: Vec<_> = (1..tasks)
+        .map(|_| {
+            let stop = Arc::clone(&stop);
+            // SAFETY: it uses no thread-local storage and little stack.
+            unsafe {
+                may::coroutine::spawn(move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        may::coroutine::yield_now();
+                    }
+                })
+            }
+        })
+        .collect();
+    // SAFETY: as above.
+    let timed = unsafe {
+        may::coroutine::spawn(move || {
+            may::coroutine::yield_now();
+            let start = Instant::now();
+            for _ in 0..rounds {
+                may::coroutine::yield_now();
+            }
+            let time = start.elapsed();
+            stop.store(true, Ordering::Relaxed);
+            time
+        })
+    };
+    let time = timed.join().expect("it does not panic");
+    for other in others {
+        other.join().expect("it does not panic");
+    }
+    scale(time, rounds * tasks, iters)
+}
+
+/// OS threads on one processor. The kernel does not promise turns, so all
+/// their yields are counted.
+fn os_threads(tasks: u64, iters: u64) -> Duration {
+    let stop = AtomicBool::new(false);
+    let yields = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 1..tasks {
+            scope.spawn(|| {
+                proc::pin_to(0);
+                while !stop.load(Ordering::Relaxed) {
+                    yields.fetch_add(1, Ordering::Relaxed);
+                    std::thread::yield_now();
+                }
+            });
+        }
+        let timed = scope.spawn(|| {
+            proc::pin_to(0);
+            std::thread::yield_now();
+            let before = yields.load(Ordering::Relaxed);
+            let start = Instant::now();
+            let mut done = 0;
+            while done < iters {
+                yields.fetch_add(1, Ordering::Relaxed);
+                std::thread::yield_now();
+                done = yields.load(Ordering::Relaxed) - before;
+            }
+            let time = start.elapsed();
+            stop.store(true, Ordering::Relaxed);
+            scale(time, done, iters)
+        });
+        timed.join().expect("it does not panic")
+    })
+}
+
+fn benches(c: &mut Criterion) {
+    may::config().set_workers(1);
+    let mut group = c.benchmark_group("yield_now");
+    group.measurement_time(Duration::from_secs(2));
+    group.warm_up_time(Duration::from_millis(500));
+    group.sample_size(30);
+    group.bench_function("bare resume+suspend", |b| b.iter_custom(bare_pair));
+    type Contender = (&'static str, fn(u64, u64) -> Duration);
+    let contenders: [Contender; 7] = [
+        ("greenlet", greenlets),
+        ("bare ring", bare_ring),
+        ("tokio", tokio_tasks),
+        ("tokio LocalSet", tokio_local),
+        ("smol", smol_tasks),
+        ("may", may_coroutines),
+        ("threads", os_threads),
+    ];
+    for tasks in [2, 10, 1000] {
+        for (name, run) in contenders {
+            group.bench_function(BenchmarkId::new(name, tasks), |b| {
+                b.iter_custom(|iters| run(tasks, iters));
+            });
+        }
+    }
+    group.finish();
+}
+
+criterion_group!(group, benches);
+criterion_main!(group);
