@@ -150,41 +150,44 @@ fn smol_tasks(tasks: u64, iters: u64) -> Duration {
     scale(time, rounds * tasks, iters)
 }
 
-/// may's coroutines, all of them on one worker thread.
+/// may's coroutines, all of them on one worker thread. It does not promise
+/// turns either (a busy worker takes few of its own queue before the newest
+/// again), so all yields are counted; by one thread, so without a locked add.
 fn may_coroutines(tasks: u64, iters: u64) -> Duration {
     let stop = Arc::new(AtomicBool::new(false));
-    let rounds = rounds(iters, tasks);
-    let others: Vec<_> = (1..tasks)
-        .map(|_| {
+    let yields = Arc::new(AtomicU64::new(0));
+    let yield_now = |yields: &AtomicU64| {
+        yields.store(yields.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        may::coroutine::yield_now();
+    };
+    let timed = move || {
+        for _ in 1..tasks {
             let stop = Arc::clone(&stop);
+            let yields = Arc::clone(&yields);
             // SAFETY: it uses no thread-local storage and little stack.
             unsafe {
                 may::coroutine::spawn(move || {
                     while !stop.load(Ordering::Relaxed) {
-                        may::coroutine::yield_now();
+                        yield_now(&yields);
                     }
-                })
+                });
             }
-        })
-        .collect();
-    // SAFETY: as above.
-    let timed = unsafe {
-        may::coroutine::spawn(move || {
-            may::coroutine::yield_now();
-            let start = Instant::now();
-            for _ in 0..rounds {
-                may::coroutine::yield_now();
-            }
-            let time = start.elapsed();
-            stop.store(true, Ordering::Relaxed);
-            time
-        })
+        }
+        yield_now(&yields);
+        let before = yields.load(Ordering::Relaxed);
+        let start = Instant::now();
+        let mut done = 0;
+        while done < iters {
+            yield_now(&yields);
+            done = yields.load(Ordering::Relaxed) - before;
+        }
+        let time = start.elapsed();
+        stop.store(true, Ordering::Relaxed);
+        scale(time, done, iters)
     };
-    let time = timed.join().expect("it does not panic");
-    for other in others {
-        other.join().expect("it does not panic");
-    }
-    scale(time, rounds * tasks, iters)
+    // SAFETY: as above.
+    let timed = unsafe { may::coroutine::spawn(timed) };
+    timed.join().expect("it does not panic")
 }
 
 /// OS threads on one processor. The kernel does not promise turns, so all
