@@ -97,6 +97,126 @@ impl From<SpawnError> for std::io::Error {
     }
 }
 
+/// An explicit greenlet was to be given a function, and has one, or had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error(
+    "only an unbound greenlet can be bound: this one has a function, or had, or is scheduled by the hub"
+)]
+pub struct BindError;
+
+/// Why a greenlet cannot have that parent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ParentError {
+    /// The new parent is the greenlet itself, or a descendant of it.
+    #[error("cyclic parent chain: a greenlet cannot be its own ancestor")]
+    Cycle,
+    /// A thread's main greenlet has no parent.
+    #[error("cannot set the parent of a main greenlet")]
+    Main,
+    /// The result of a spawned greenlet goes to its `JoinHandle`.
+    #[error("cannot set the parent of a greenlet that the hub schedules")]
+    Scheduled,
+}
+
+/// Why an explicit switch was not made, with what was to be sent, or why it ended without a value.
+#[derive(Error)]
+#[non_exhaustive]
+pub enum SwitchError<V> {
+    /// The greenlet has no function yet.
+    #[error("the greenlet has no function yet: it must be bound first")]
+    Unbound(V),
+    /// The greenlet awaits a value of another type.
+    #[error("the greenlet awaits a value of type {awaited}, and not of type {sent}")]
+    WrongType {
+        /// What was to be sent.
+        value: V,
+        /// The type that it awaits.
+        awaited: &'static str,
+        /// The type of `value`.
+        sent: &'static str,
+    },
+    /// The greenlet waits in a blocking call: the hub will resume it, and nobody else may.
+    #[error("the greenlet waits in a blocking call, and only the hub may resume it")]
+    Parked(V),
+    /// The greenlet is in the run queue: the hub will resume it, and nobody else may.
+    #[error("the greenlet is in the hub's run queue, and only the hub may resume it")]
+    Runnable(V),
+    /// The current greenlet unwinds, and std's panic count cannot be put aside meanwhile; or the target unwinds,
+    /// and a second panic cannot be thrown there.
+    #[error("a greenlet that unwinds cannot take part in this switch")]
+    Unwinding(V),
+    /// The greenlet belongs to a hub whose thread has ended, or to the process that this one was forked from.
+    #[error("the greenlet's hub has ended, or it stayed behind in a fork")]
+    Lost(V),
+    /// A thread's main greenlet cannot be killed.
+    #[error("a main greenlet cannot be killed")]
+    Main(V),
+    /// There is no stack to start the greenlet on.
+    #[error("{error}")]
+    NoStack {
+        /// What was to be sent.
+        value: V,
+        /// The limit that was met.
+        error: SpawnError,
+    },
+    /// A child of the current greenlet was killed: this is its result.
+    #[error("a child greenlet was killed")]
+    Killed,
+    /// Nothing could wake the current greenlet any more.
+    #[error(transparent)]
+    Deadlock(#[from] Deadlock),
+}
+
+impl<V> SwitchError<V> {
+    /// What was to be sent, if the switch was not made.
+    pub fn into_value(self) -> Option<V> {
+        match self {
+            SwitchError::Unbound(value)
+            | SwitchError::WrongType { value, .. }
+            | SwitchError::Parked(value)
+            | SwitchError::Runnable(value)
+            | SwitchError::Unwinding(value)
+            | SwitchError::Lost(value)
+            | SwitchError::Main(value)
+            | SwitchError::NoStack { value, .. } => Some(value),
+            SwitchError::Killed | SwitchError::Deadlock(_) => None,
+        }
+    }
+
+    pub(crate) fn map<W>(self, f: impl FnOnce(V) -> W) -> SwitchError<W> {
+        match self {
+            SwitchError::Unbound(value) => SwitchError::Unbound(f(value)),
+            SwitchError::WrongType {
+                value,
+                awaited,
+                sent,
+            } => SwitchError::WrongType {
+                value: f(value),
+                awaited,
+                sent,
+            },
+            SwitchError::Parked(value) => SwitchError::Parked(f(value)),
+            SwitchError::Runnable(value) => SwitchError::Runnable(f(value)),
+            SwitchError::Unwinding(value) => SwitchError::Unwinding(f(value)),
+            SwitchError::Lost(value) => SwitchError::Lost(f(value)),
+            SwitchError::Main(value) => SwitchError::Main(f(value)),
+            SwitchError::NoStack { value, error } => SwitchError::NoStack {
+                value: f(value),
+                error,
+            },
+            SwitchError::Killed => SwitchError::Killed,
+            SwitchError::Deadlock(deadlock) => SwitchError::Deadlock(deadlock),
+        }
+    }
+}
+
+impl<V> std::fmt::Debug for SwitchError<V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SwitchError({self})")
+    }
+}
+
 /// Nothing can wake the greenlet that waits: every greenlet of its thread waits
 /// for another one, and nobody outside could end any of these waits.
 ///

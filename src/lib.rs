@@ -4,10 +4,12 @@ pub mod error;
 pub mod hub;
 
 mod coroutine;
+mod greenlet;
 mod sys;
 mod task;
 mod time;
 
+pub use greenlet::{Greenlet, GreenletState, TraceEvent, TraceKind, Tracer, set_tracer};
 pub use task::{
     Builder, Current, GreenletId, IWait, JoinHandle, LinkId, Waitable, current, iwait, joinall,
     joinall_timeout, killall, spawn, spawn_later, timeout, wait, yield_now,

@@ -105,7 +105,7 @@ impl Fiber {
                 base: base_address,
                 limit,
             },
-            move |yielder, ()| body(entry, Suspender(yielder)),
+            move |yielder, ()| body(entry, Suspender(yielder.into())),
         );
         let record = base as *mut Record;
         let size = StackSize::from_class(geometry.stack);
@@ -162,7 +162,7 @@ impl std::fmt::Debug for Fiber {
 
 /// What a job suspends with: a pointer to the parent link of the stack it runs on, good as long as the fiber.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Suspender(*const Yielder<(), ()>);
+pub(crate) struct Suspender(NonNull<Yielder<(), ()>>);
 
 impl Suspender {
     /// Goes back to whoever resumed this fiber, and returns when it is resumed again.
@@ -173,7 +173,7 @@ impl Suspender {
     #[inline]
     pub(crate) unsafe fn suspend(self) {
         // SAFETY: the caller runs on this stack, so its parent link is alive and says who resumed it.
-        unsafe { (*self.0).suspend(()) }
+        unsafe { self.0.as_ref().suspend(()) }
     }
 }
 

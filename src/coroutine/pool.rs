@@ -6,7 +6,7 @@
 //! the call that spawns and not in the middle of the loop.
 //!
 //! ```text
-//!   reserve ──▶ promised ≤ free + fresh           (else: guard more slots)
+//!   reserve ──▶ spare -= 1, of free + fresh      (none spare: guard more slots)
 //!   take    ──▶ the last of `free`, else one of `fresh`
 //!   give    ──▶ on top of `free`                   ┐
 //!                                                  │ free: [ clean … | used … ]
@@ -95,8 +95,8 @@ impl Fibers {
 struct Pool {
     size: StackSize,
     geometry: Geometry,
-    /// How many `take`s have been promised.
-    promised: Cell<usize>,
+    /// Free fibers and fresh slots that nobody has been promised.
+    spare: Cell<usize>,
     /// Idle fibers; the last was used last.
     free: RefCell<Vec<Fiber>>,
     /// How many of `free` have been looked at since they were used.
@@ -113,7 +113,7 @@ impl Pool {
         Pool {
             size,
             geometry: Geometry::of(size.bytes()),
-            promised: Cell::new(0),
+            spare: Cell::new(0),
             free: RefCell::new(Vec::new()),
             clean: Cell::new(0),
             fresh: RefCell::new(Vec::new()),
@@ -124,11 +124,10 @@ impl Pool {
 
     #[inline]
     fn reserve(&self) -> Result<(), StackError> {
-        let promised = self.promised.get() + 1;
-        if promised > self.free.borrow().len() + self.fresh.borrow().len() {
+        if self.spare.get() == 0 {
             self.guard_more()?;
         }
-        self.promised.set(promised);
+        self.spare.set(self.spare.get() - 1);
         Ok(())
     }
 
@@ -157,14 +156,15 @@ impl Pool {
             return Ok(false);
         };
         // The last one is taken first: that shall be the lowest.
-        let tops = batch?.rev().map(|slot| arena.slot_top(slot));
+        let batch = batch?;
+        self.spare.set(self.spare.get() + batch.len());
+        let tops = batch.rev().map(|slot| arena.slot_top(slot));
         self.fresh.borrow_mut().extend(tops);
         Ok(true)
     }
 
     #[inline]
     fn take(&self, entry: fn(Suspender)) -> Fiber {
-        self.promised.set(self.promised.get() - 1);
         let mut free = self.free.borrow_mut();
         match free.pop() {
             Some(fiber) => {
@@ -192,6 +192,7 @@ impl Pool {
     #[inline]
     fn give(&self, fiber: Fiber) {
         self.free.borrow_mut().push(fiber);
+        self.spare.set(self.spare.get() + 1);
     }
 
     fn trim(&self) {

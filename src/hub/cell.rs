@@ -19,12 +19,13 @@ use std::any::Any;
 use std::cell::{Cell, RefCell, UnsafeCell};
 use std::fmt;
 use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 use std::panic::Location;
 use std::ptr::NonNull;
 
 use super::Hub;
 use super::slab::Key;
-use super::task::{self, KILL, State, Task, TaskPtr, TaskRef, VTable};
+use super::task::{self, KILL, MAIN_REFS, State, Task, TaskPtr, TaskRef, VTable};
 use super::unwind;
 use super::wait::WaitQueue;
 use crate::coroutine::StackSize;
@@ -59,6 +60,7 @@ struct Full<F, T> {
 
 /// Makes a task in the state `New`, with one reference for the hub and one for
 /// the handle that is returned.
+#[inline]
 pub(crate) fn create<F, T>(hub: &Hub, spec: Spec, body: F) -> Handle<T>
 where
     F: FnOnce() -> T + 'static,
@@ -102,6 +104,7 @@ pub(crate) fn main_task(id: u64) -> Task {
     new_task(spec, &VTABLE)
 }
 
+#[inline(always)]
 fn new_task(spec: Spec, vtable: &'static VTable) -> Task {
     Task {
         next: Cell::new(None),
@@ -111,10 +114,13 @@ fn new_task(spec: Spec, vtable: &'static VTable) -> Task {
         interrupts: Cell::new(0),
         done: Cell::new(false),
         unwinding: Cell::new(false),
+        has_extra: Cell::new(false),
         token: Cell::new(0),
         waiter: Cell::new(std::ptr::null()),
+        landing: Cell::new(std::ptr::null()),
         vtable,
-        refs: Cell::new(2),
+        // One for the hub, one for the handle.
+        refs: Cell::new(MAIN_REFS),
         key: Cell::new(Key::DANGLING),
         id: spec.id,
         stack_size: spec.stack_size,
@@ -214,7 +220,16 @@ impl<T> Handle<T> {
         unsafe { (*self.cell().as_ref().result.get()).as_ref() }
     }
 
+    /// The result, for good: the handle is used up.
+    pub(crate) fn into_outcome(self) -> Option<Outcome<T>> {
+        let mut handle = ManuallyDrop::new(self);
+        let outcome = handle.take();
+        task::release(handle.task.ptr());
+        outcome
+    }
+
     /// Takes the result out, once finished.
+    #[inline]
     pub(crate) fn take(&mut self) -> Option<Outcome<T>> {
         if !self.is_finished() {
             return None;

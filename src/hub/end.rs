@@ -11,7 +11,7 @@ use std::ptr;
 use std::time::Duration;
 
 use super::shared::HubShared;
-use super::task::{KILLED, State, TaskPtr};
+use super::task::{KILLED, MAIN_REFS, State, TaskPtr};
 use super::wait::{self, Kind, Reason};
 use super::{HUB, Hub, interrupt};
 use crate::coroutine::overflow;
@@ -43,9 +43,13 @@ impl Drop for ThreadEnd {
         // SAFETY: hubs are leaked boxes, freed only below.
         let alone = unsafe {
             (*hub).shared.borrow().close();
-            let tasks = (*hub).tasks.borrow().len();
             let main = (*hub).main();
-            tasks == 1 && (*hub).current() == main
+            let tasks = (*hub).tasks.borrow();
+            for task in tasks.iter() {
+                task.state.set(State::Lost);
+            }
+            // Somebody may still hold what `current()` gave for the main one.
+            tasks.len() == 1 && (*hub).current() == main && main.refs.get() == MAIN_REFS
         };
         HUB.set(ptr::null());
         if alone {
@@ -116,8 +120,8 @@ fn after_fork() {
         return;
     };
     let me = hub.current();
-    hub.direct.set(None);
     hub.queue.clear();
+    hub.queue.push(me);
     hub.timers.replace(super::Timers::new());
     let number = hub.shared.borrow().number;
     // The old one stays allocated: waiters of forgotten greenlets refer to it.
@@ -128,6 +132,9 @@ fn after_fork() {
     hub.shared_waits.set(0);
     hub.external_waits.set(0);
     let mut tasks = hub.tasks.borrow_mut();
+    for task in tasks.iter().filter(|task| **task != me) {
+        task.state.set(State::Lost);
+    }
     tasks.clear();
     me.key.set(tasks.insert(me));
     hub.orphaned.set(me != hub.main());

@@ -14,9 +14,7 @@ use super::{Hub, TimerTarget};
 pub(crate) fn throw(hub: &Hub) -> ! {
     let task = hub.current();
     if task.interrupts.get() & KILL != 0 {
-        task.clear_interrupt(KILL);
-        task.interrupt(KILLED);
-        unwind::throw_kill();
+        throw_kill(hub);
     }
     let outermost = task.with_extra(|extra| {
         let (at, _) = extra
@@ -33,6 +31,14 @@ pub(crate) fn throw(hub: &Hub) -> ! {
         }
         None => unreachable!("an interrupted wait has a kill or a timeout pending"),
     }
+}
+
+/// Unwinds the current greenlet, as a kill does that it was not asked to wait for.
+pub(crate) fn throw_kill(hub: &Hub) -> ! {
+    let task = hub.current();
+    task.clear_interrupt(KILL);
+    task.interrupt(KILLED);
+    unwind::throw_kill()
 }
 
 /// A blocking point without a wait: throws what is pending, if it may.
@@ -66,7 +72,7 @@ fn wake(hub: &Hub, task: TaskPtr) {
             hub.make_ready(task);
         }
         // They come to a blocking point, or to their end, by themselves.
-        State::Ready | State::Running | State::Finished => {}
+        State::Runnable | State::Finished | State::Lost => {}
     }
 }
 

@@ -26,6 +26,7 @@
 //! | `wait` | waiters, the claim, and the one intrusive `WaitQueue` |
 //! | `interrupt`, `unwind` | kill and timeout; every catch and throw |
 //! | `timers`, `reactor`, `inbox` | what wakes a hub: the clock, descriptors, other threads |
+//! | `switch` | explicit switches, and the values they carry |
 //! | `io` | "try, else park until ready", for every descriptor |
 //! | `parker` | `Parker` and `Unparker`, the public face of waiting |
 //! | `end` | threads that end, `shutdown`, and fork |
@@ -43,12 +44,14 @@ mod run;
 mod run_queue;
 mod shared;
 mod slab;
+mod switch;
 mod task;
 mod timers;
 mod unwind;
 mod wait;
 
-use std::cell::{Cell, RefCell};
+use std::any::Any;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -58,7 +61,7 @@ use self::reactor::Reactor;
 use self::run_queue::RunQueue;
 use self::shared::HubShared;
 use self::slab::Slab;
-use self::task::{State, Task, TaskPtr};
+use self::task::Task;
 use self::timers::{TimerKey, Timers};
 use self::wait::Waiter;
 use crate::coroutine::Fibers;
@@ -67,14 +70,16 @@ use crate::sys::clock;
 
 pub(crate) use self::cell::{Ended, Handle};
 pub use self::end::shutdown;
-pub(crate) use self::interrupt::{TimeoutFrame, kill};
+pub(crate) use self::interrupt::{TimeoutFrame, kill, throw_kill};
 pub(crate) use self::io::Io;
 pub use self::parker::{Parker, Unparker};
 pub(crate) use self::reactor::Direction;
 pub(crate) use self::report::panic_deadlock;
 pub use self::report::report;
-pub(crate) use self::task::{Link, Local, TaskRef};
-pub(crate) use self::unwind::{Payload, catch, contain, is_timeout, rethrow};
+pub(crate) use self::run::may_switch;
+pub(crate) use self::switch::{Anything, Arrival, Special, awaited_by, deliver, deliver_special};
+pub(crate) use self::task::{Link, Local, State, TaskPtr, TaskRef};
+pub(crate) use self::unwind::{Payload, catch, contain, is_kill, is_timeout, rethrow};
 pub(crate) use self::wait::{Kind, Reason, WaitQueue, Woken, pause, wait_any};
 pub use crate::coroutine::StackSize;
 
@@ -83,8 +88,6 @@ pub(crate) struct Hub {
     // The loop's own, touched at every turn.
     /// Whose turn it is.
     current: Cell<TaskPtr>,
-    /// Who is next regardless of the queue: the target of an explicit switch.
-    direct: Cell<Option<TaskPtr>>,
     queue: RunQueue,
     /// Turns until the loop looks at the clock, the inbox and the reactor.
     ticks: Cell<u32>,
@@ -110,6 +113,10 @@ pub(crate) struct Hub {
     io_budget: Cell<u32>,
     /// Retired greenlets since stacks were last looked through.
     retired: Cell<u32>,
+    /// Nobody has asked to be called when an explicit switch arrives.
+    unwatched: Cell<bool>,
+    /// What the room `greenlet/` keeps of each hub.
+    attachment: OnceCell<Box<dyn Any>>,
     /// After a fork, in the child: the greenlet whose stack carries the loop
     /// is not here any more, and the process ends when nobody else is.
     orphaned: Cell<bool>,
@@ -129,6 +136,8 @@ pub(crate) enum TimerTarget {
 /// How a greenlet is to be made.
 #[derive(Clone, Debug)]
 pub(crate) struct SpawnOptions {
+    /// Its number, if it has one already.
+    pub(crate) id: Option<u64>,
     pub(crate) name: Option<Box<str>>,
     pub(crate) stack_size: Option<StackSize>,
     pub(crate) spawned_at: &'static Location<'static>,
@@ -138,6 +147,7 @@ impl SpawnOptions {
     #[track_caller]
     pub(crate) fn new() -> SpawnOptions {
         SpawnOptions {
+            id: None,
             name: None,
             stack_size: None,
             spawned_at: Location::caller(),
@@ -182,10 +192,9 @@ impl Hub {
         let first_id = number << 40;
         let main = Box::new(cell::main_task(first_id));
         let main_ptr = TaskPtr((&*main).into());
-        main.state.set(State::Running);
+        main.state.set(State::Runnable);
         let hub = Hub {
             current: Cell::new(main_ptr),
-            direct: Cell::new(None),
             queue: RunQueue::new(),
             ticks: Cell::new(run::TURNS_PER_LOOK),
             coarse_now: Cell::new(clock::now_ns()),
@@ -203,10 +212,13 @@ impl Hub {
             external_waits: Cell::new(0),
             io_budget: Cell::new(io::BUDGET),
             retired: Cell::new(0),
+            unwatched: Cell::new(true),
+            attachment: OnceCell::new(),
             orphaned: Cell::new(false),
         };
         let key = hub.tasks.borrow_mut().insert(main_ptr);
         hub.main.key.set(key);
+        hub.queue.push(main_ptr);
         let hub: &'static Hub = Box::leak(Box::new(hub));
         end::adopt(hub);
         HUB.set(hub);
@@ -232,6 +244,25 @@ impl Hub {
 
     pub(crate) fn shared(&self) -> Arc<HubShared> {
         Arc::clone(&self.shared.borrow())
+    }
+
+    /// Whether explicit switches may take the short way.
+    #[inline(always)]
+    pub(crate) fn is_unwatched(&self) -> bool {
+        self.unwatched.get()
+    }
+
+    pub(crate) fn set_unwatched(&self, unwatched: bool) {
+        self.unwatched.set(unwatched);
+    }
+
+    /// What another room keeps of this hub: one value, made when first asked for.
+    pub(crate) fn attachment<A: Default + 'static>(&self) -> &A {
+        let any = self.attachment.get_or_init(|| Box::new(A::default()));
+        match any.downcast_ref() {
+            Some(attachment) => attachment,
+            None => unreachable!("one room attaches something to hubs"),
+        }
     }
 
     /// A number that no greenlet, link or frame of any hub had before.
@@ -290,7 +321,7 @@ impl Hub {
         let stack_size = options.stack_size.unwrap_or(self.stack_size.get());
         self.fibers.reserve(stack_size)?;
         let spec = Spec {
-            id: self.next_id(),
+            id: options.id.unwrap_or_else(|| self.next_id()),
             stack_size,
             spawned_at: options.spawned_at,
         };

@@ -51,7 +51,11 @@ fn write_report(hub: &Hub, out: &mut dyn Write) -> fmt::Result {
                 write!(out, " since {:.1} s", since as f64 / 1e9)?;
             }
             State::Switched => write!(out, ": waiting to be switched to")?,
-            state => write!(out, ": {state:?}")?,
+            State::Runnable if task == hub.current() => write!(out, ": running")?,
+            State::Runnable => write!(out, ": runnable")?,
+            State::New => write!(out, ": not started")?,
+            State::Finished => write!(out, ": ending")?,
+            State::Lost => write!(out, ": lost")?,
         }
         if task != hub.main() {
             write!(out, ", spawned at {}", task.spawned_at)?;

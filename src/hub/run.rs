@@ -39,34 +39,59 @@ pub(super) fn entry(suspender: Suspender) {
     unsafe { (task.vtable.run)(task) }
 }
 
+/// Whether the current greenlet may switch explicitly: not while it unwinds, unless
+/// std's panic count can be put aside meanwhile.
+pub(crate) fn may_switch() -> bool {
+    !std::thread::panicking() || PanicCount::get().is_some()
+}
+
 impl Hub {
     /// Lets everybody who is runnable go first.
     #[inline]
     pub(crate) fn yield_now(&self) {
-        if self.queue.is_empty() {
-            self.count_turn();
-        }
-        if !self.queue.is_empty() {
-            self.suspend_ready();
-        }
-        interrupt::check(self);
-    }
-
-    /// Queues the current task and suspends it.
-    #[inline]
-    pub(crate) fn suspend_ready(&self) {
         let task = self.current();
-        self.queue.push(task);
-        self.suspend(State::Ready);
+        if self.queue.rotate(task) {
+            self.leave(task);
+        } else {
+            self.yield_alone(task);
+        }
+        if task.interrupts.get() & (task::KILL | task::TIMEOUT) != 0 {
+            interrupt::check(self);
+        }
     }
 
-    /// Stops the current task until the loop comes back to it.
+    /// Nobody else is runnable; once in a while somebody may have become so.
+    #[cold]
+    fn yield_alone(&self, task: TaskPtr) {
+        self.count_turn();
+        if self.queue.rotate(task) {
+            self.leave(task);
+        }
+    }
+
+    /// Gives whoever is runnable one turn.
+    pub(crate) fn suspend_runnable(&self) {
+        let task = self.current();
+        if self.queue.rotate(task) {
+            self.leave(task);
+        }
+    }
+
+    /// Takes the current task out of the queue, until somebody calls
+    /// [`make_ready`](Hub::make_ready).
     #[inline]
     pub(crate) fn suspend(&self, state: State) {
         let task = self.current();
         task.state.set(state);
+        self.queue.remove_first();
+        self.leave(task);
+    }
+
+    /// Goes to the loop, and comes back when the loop resumes this task.
+    #[inline(always)]
+    pub(super) fn leave(&self, task: TaskPtr) {
         if std::thread::panicking() {
-            self.suspend_unwinding(task);
+            self.leave_unwinding(task);
         } else {
             self.switch_away(task);
         }
@@ -74,19 +99,19 @@ impl Hub {
 
     #[inline(always)]
     fn switch_away(&self, task: TaskPtr) {
-        if task == self.main() {
-            self.run();
-        } else if let Some(suspender) = task.suspender.get() {
+        match task.suspender.get() {
             // SAFETY: the task is current, so this code runs on its fiber, and
             // the suspender is that fiber's.
-            unsafe { suspender.suspend() }
+            Some(suspender) => unsafe { suspender.suspend() },
+            // Only the main greenlet has none: the loop stands on its stack.
+            None => self.run(),
         }
     }
 
     /// A destructor blocks while its greenlet unwinds. std counts panics by
     /// thread; the count is put aside, or everybody else would seem to unwind.
     #[cold]
-    fn suspend_unwinding(&self, task: TaskPtr) {
+    fn leave_unwinding(&self, task: TaskPtr) {
         task.unwinding.set(true);
         match PanicCount::get().and_then(|count| Some((count, count.take()?))) {
             Some((count, saved)) => {
@@ -102,9 +127,9 @@ impl Hub {
     /// wait is over, so it blocks the thread, and if only this hub's greenlets
     /// could end it, there is no way on.
     fn block_thread(&self, task: TaskPtr) {
-        while task.state.get() != State::Ready {
+        while task.state.get() != State::Runnable {
             self.look_around();
-            if task.state.get() == State::Ready {
+            if task.state.get() == State::Runnable {
                 break;
             }
             if self.timers.borrow().len() == 0 && self.nobody_outside() {
@@ -112,60 +137,44 @@ impl Hub {
             }
             self.sleep_in_reactor();
         }
-        // Others that became ready stay queued, in their order.
-        self.queue.remove(task);
-        task.state.set(State::Running);
+        // It goes on now; others that became ready keep their order.
+        self.queue.move_first(task);
     }
 
-    /// Makes a task that does not run runnable; does nothing to one that is.
+    /// Makes a task that waits runnable; does nothing to one that is.
     #[inline]
     pub(crate) fn make_ready(&self, task: TaskPtr) {
         match task.state.get() {
             State::Parked | State::Switched | State::New => {
-                task.state.set(State::Ready);
+                task.state.set(State::Runnable);
                 self.queue.push(task);
             }
-            State::Ready | State::Running | State::Finished => {}
+            State::Runnable | State::Finished | State::Lost => {}
         }
     }
 
     /// The loop. Returns when the main greenlet's turn has come.
     fn run(&self) {
         loop {
-            let task = match self.direct.take() {
-                Some(task) => task,
-                None => match self.queue.pop() {
-                    Some(task) => task,
-                    None => {
-                        self.idle();
-                        continue;
-                    }
-                },
+            let Some(task) = self.queue.first() else {
+                self.idle();
+                continue;
             };
             self.current.set(task);
-            if task == self.main() {
-                task.state.set(State::Running);
-                return;
+            // SAFETY: only the loop touches fibers, and a task's fiber stays
+            // with it until the task has finished.
+            unsafe {
+                match &mut *task.fiber.get() {
+                    Some(fiber) => fiber.resume(),
+                    None if task == self.main() => return,
+                    none => none.insert(self.fibers.take(task.stack_size)).resume(),
+                }
             }
-            self.resume(task);
+            if task.state.get() == State::Finished {
+                self.queue.remove_first();
+                self.retire(task);
+            }
             self.count_turn();
-        }
-    }
-
-    #[inline(always)]
-    fn resume(&self, task: TaskPtr) {
-        task.state.set(State::Running);
-        // SAFETY: only the loop touches fibers, and a task's fiber stays with
-        // it until the task has finished.
-        unsafe {
-            let fiber = &mut *task.fiber.get();
-            match fiber {
-                Some(fiber) => fiber.resume(),
-                None => fiber.insert(self.fibers.take(task.stack_size)).resume(),
-            }
-        }
-        if task.state.get() == State::Finished {
-            self.retire(task);
         }
     }
 
@@ -224,9 +233,10 @@ impl Hub {
     #[inline(never)]
     fn idle(&self) {
         self.look_around();
-        if !self.queue.is_empty() {
+        if self.queue.first().is_some() {
             return;
         }
+        self.current.set(self.main());
         self.fibers.trim();
         if self.timers.borrow().len() == 0 && self.nobody_outside() {
             self.nothing_can_happen();

@@ -1,64 +1,136 @@
-//! The run queue: tasks whose turn will come, first in, first out.
+//! The run queue: who is runnable, in the order of their turns.
 //!
-//! The links are in the tasks, so queueing never allocates, and a task is in
-//! the queue at most once: it is pushed only on its way into the state `Ready`.
+//! It is a ring through the tasks themselves, so queueing never allocates. The
+//! task whose turn it is stays in the ring, as its first, while it runs. So the
+//! commonest thing a scheduler does, a yield, moves one pointer:
+//!
+//! ```text
+//!      ┌──────────────────────────────────────────┐
+//!      └─▶ A ────▶ B ────▶ C ────▶ D ─────────────┘
+//!        first: runs               last ◀── the queue holds this pointer
+//!
+//!      A yields:     `last` moves on to A, which makes B the first
+//!      A parks:      D is linked to B
+//!      E is woken:   between D and A, and `last` moves on to E
+//!      A switches to F, which is not in the ring: F takes the place of A
+//! ```
 
 use std::cell::Cell;
 
 use super::task::TaskPtr;
 
 pub(crate) struct RunQueue {
-    first: Cell<Option<TaskPtr>>,
     last: Cell<Option<TaskPtr>>,
 }
 
 impl RunQueue {
     pub(crate) const fn new() -> RunQueue {
         RunQueue {
-            first: Cell::new(None),
             last: Cell::new(None),
         }
     }
 
+    /// Whose turn it is.
     #[inline(always)]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.first.get().is_none()
+    pub(crate) fn first(&self) -> Option<TaskPtr> {
+        self.last.get()?.next.get()
     }
 
+    /// Puts a task behind all others. It must not be in the queue.
     #[inline(always)]
     pub(crate) fn push(&self, task: TaskPtr) {
-        task.next.set(None);
-        match self.last.replace(Some(task)) {
-            Some(last) => last.next.set(Some(task)),
-            None => self.first.set(Some(task)),
-        }
+        self.push_first(task);
+        self.last.set(Some(task));
     }
 
+    /// Puts a task before all others. It must not be in the queue.
     #[inline(always)]
-    pub(crate) fn pop(&self) -> Option<TaskPtr> {
-        let task = self.first.get()?;
-        let next = task.next.get();
-        self.first.set(next);
-        if next.is_none() {
-            self.last.set(None);
-        }
-        Some(task)
-    }
-
-    /// Takes one task out of the middle; the others keep their order.
-    pub(crate) fn remove(&self, task: TaskPtr) {
-        let mut kept = Vec::new();
-        while let Some(other) = self.pop() {
-            if other != task {
-                kept.push(other);
+    pub(crate) fn push_first(&self, task: TaskPtr) {
+        match self.last.get() {
+            Some(last) => {
+                task.next.set(last.next.get());
+                last.next.set(Some(task));
+            }
+            None => {
+                task.next.set(Some(task));
+                self.last.set(Some(task));
             }
         }
-        kept.into_iter().for_each(|other| self.push(other));
+    }
+
+    /// Puts a task behind the first, which is there.
+    pub(crate) fn push_second(&self, task: TaskPtr) {
+        let Some(first) = self.first() else {
+            return self.push(task);
+        };
+        task.next.set(first.next.get());
+        first.next.set(Some(task));
+        if self.last.get() == Some(first) {
+            self.last.set(Some(task));
+        }
+    }
+
+    /// Another task, which is not in the queue, takes the place of the first.
+    #[inline(always)]
+    pub(crate) fn replace_first(&self, first: TaskPtr, with: TaskPtr) {
+        debug_assert!(self.first() == Some(first));
+        match self.last.get() {
+            Some(last) if last != first => {
+                with.next.set(first.next.get());
+                last.next.set(Some(with));
+            }
+            _ => {
+                with.next.set(Some(with));
+                self.last.set(Some(with));
+            }
+        }
+    }
+
+    /// Takes the first out, which is there.
+    #[inline(always)]
+    pub(crate) fn remove_first(&self) {
+        if let Some(last) = self.last.get() {
+            match last.next.get() {
+                Some(first) if first != last => last.next.set(first.next.get()),
+                _ => self.last.set(None),
+            }
+        }
+    }
+
+    /// The first goes behind all others; false if it is alone.
+    #[inline(always)]
+    pub(crate) fn rotate(&self, first: TaskPtr) -> bool {
+        debug_assert!(self.first() == Some(first));
+        if first.next.get() == Some(first) {
+            return false;
+        }
+        self.last.set(Some(first));
+        true
+    }
+
+    /// Moves a queued task before all others.
+    pub(crate) fn move_first(&self, task: TaskPtr) {
+        let Some(mut before) = self.last.get() else {
+            return;
+        };
+        while let Some(next) = before.next.get() {
+            if next == task {
+                break;
+            }
+            before = next;
+        }
+        if before == task {
+            return;
+        }
+        before.next.set(task.next.get());
+        if self.last.get() == Some(task) {
+            self.last.set(Some(before));
+        }
+        self.push_first(task);
     }
 
     /// Forgets who is queued, without touching them.
     pub(crate) fn clear(&self) {
-        self.first.set(None);
         self.last.set(None);
     }
 }

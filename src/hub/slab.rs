@@ -37,6 +37,9 @@ enum Slot<T> {
     },
 }
 
+/// So few values count as next to none: the hub's main greenlet is always there.
+const KEPT: usize = 1;
+
 /// Values by key, in O(1).
 pub(crate) struct Slab<T> {
     slots: Vec<Slot<T>>,
@@ -94,17 +97,21 @@ impl<T> Slab<T> {
 
     #[inline]
     pub(crate) fn remove(&mut self, key: Key) -> Option<T> {
-        self.get(key)?;
+        let slot = self.slots.get_mut(key.index as usize)?;
+        match slot {
+            Slot::Used { generation, .. } if *generation == key.generation => {}
+            _ => return None,
+        }
         let freed = Slot::Free { next: self.free };
-        let slot = std::mem::replace(&mut self.slots[key.index as usize], freed);
+        let removed = std::mem::replace(slot, freed);
         self.free = key.index;
         self.len -= 1;
-        if self.len == 0 {
+        if self.len <= KEPT {
             self.give_memory_back();
         }
-        match slot {
+        match removed {
             Slot::Used { value, .. } => Some(value),
-            Slot::Free { .. } => unreachable!("`get` found a value here"),
+            Slot::Free { .. } => None,
         }
     }
 
@@ -116,15 +123,21 @@ impl<T> Slab<T> {
     }
 
     pub(crate) fn clear(&mut self) {
-        self.len = 0;
-        self.give_memory_back();
+        *self = Slab {
+            generation: self.generation,
+            ..Slab::new()
+        };
     }
 
-    /// Nothing is left: what a burst has needed goes back.
+    /// Next to nothing is left: what a burst has needed goes back. What there
+    /// is was inserted first, as a hub's main greenlet is, and stays in place.
     fn give_memory_back(&mut self) {
-        self.slots.clear();
-        self.slots.shrink_to(64);
-        self.free = u32::MAX;
+        let first = &self.slots[..self.len];
+        if first.iter().all(|slot| matches!(slot, Slot::Used { .. })) {
+            self.slots.truncate(self.len);
+            self.slots.shrink_to(64);
+            self.free = u32::MAX;
+        }
     }
 }
 

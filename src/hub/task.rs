@@ -5,17 +5,16 @@
 //!            │ Task: link, state, waiter, fiber, …   │ result: T │ closure: F  │
 //!            └───────▲───────────────▲───────────────────────────▲─────────────┘
 //!   run queue ───────┘  slab of live └─ TaskRef, Handle<T>       └ see cell.rs
-//!   (while Ready)       tasks (key)     (counted references)
+//!   (if Runnable)       tasks (key)     (counted references)
 //! ```
 //!
 //! The life of a task, and who moves it from state to state:
 //!
 //! ```text
-//!    New ──start──▶ Ready ──loop──▶ Running ──park──▶ Parked
-//!     │                ▲               │  │             │
-//!     │                │               │  └─switch─▶ Switched
-//!     │                └──claim / kill─┼────────────────┘
-//!     └────switch (explicit)──────────▶│
+//!    New ──start, or a switch to it──▶ Runnable ──park──▶ Parked
+//!                                      │  ▲  └──switch──▶ Switched
+//!                                      │  └─claim, switch,   │
+//!                                      │    or kill ─────────┘
 //!                                      └──body ends──▶ Finished
 //! ```
 
@@ -25,11 +24,15 @@ use std::panic::Location;
 use std::ptr::NonNull;
 
 use super::slab::Key;
+use super::switch::Head;
 use super::timers::TimerKey;
 use super::unwind;
 use super::wait::{WaitQueue, Waiter};
 use super::{Hub, SpawnOptions};
 use crate::coroutine::{Fiber, StackSize, Suspender};
+
+/// The references to a main greenlet that its hub counts.
+pub(crate) const MAIN_REFS: u32 = 2;
 
 /// Where a task stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,10 +40,8 @@ pub(crate) enum State {
     /// Made, and neither queued nor started: an explicit greenlet before its
     /// first switch, or one whose start is delayed.
     New,
-    /// In the run queue.
-    Ready,
-    /// Executing now.
-    Running,
+    /// In the run queue; its first is the one that runs.
+    Runnable,
     /// Waiting for somebody to claim its waiter.
     Parked,
     /// Suspended in an explicit switch: only another switch (or a kill, or a
@@ -48,6 +49,9 @@ pub(crate) enum State {
     Switched,
     /// Its body has ended.
     Finished,
+    /// Its hub has ended before it, or it stayed behind in a fork: it is never
+    /// resumed, nor freed.
+    Lost,
 }
 
 /// A kill waits for the next blocking point.
@@ -117,10 +121,14 @@ pub(crate) struct Task {
     pub(crate) done: Cell<bool>,
     /// It waits in a destructor while it unwinds.
     pub(crate) unwinding: Cell<bool>,
+    /// `extra` is there.
+    pub(crate) has_extra: Cell<bool>,
     /// Counts this task's waits, so that a late wake-up is recognised.
     pub(crate) token: Cell<u32>,
     /// The wait in progress; null while it does not wait.
     pub(crate) waiter: Cell<*const Waiter>,
+    /// What the explicit switch in progress waits with; good while `Switched`.
+    pub(crate) landing: Cell<*const Head>,
     // Then what only its beginning, its end and the curious touch.
     pub(crate) vtable: &'static VTable,
     /// Counted references; the hub's own, until the end, is one of them.
@@ -137,6 +145,7 @@ pub(crate) struct Task {
 impl Task {
     /// Gives `f` the rarely used part, making it first where it is missing.
     pub(crate) fn with_extra<R>(&self, f: impl FnOnce(&mut Extra) -> R) -> R {
+        self.has_extra.set(true);
         f(self.extra.borrow_mut().get_or_insert_default())
     }
 
@@ -263,7 +272,15 @@ pub(crate) fn release(task: TaskPtr) {
 
 /// Drops the values of a task's `greenlet_local!` variables, on its own stack.
 /// A destructor may set further ones; those are dropped too.
+#[inline]
 pub(crate) fn drop_locals(task: TaskPtr) {
+    if task.has_extra.get() {
+        drop_locals_of(task);
+    }
+}
+
+#[cold]
+fn drop_locals_of(task: TaskPtr) {
     loop {
         let local = match task.extra.borrow_mut().as_mut() {
             Some(extra) => extra.locals.pop(),
@@ -278,9 +295,18 @@ pub(crate) fn drop_locals(task: TaskPtr) {
 
 /// The last thing that runs on a greenlet's stack: tells whoever asked to know
 /// of its end, in this order: those who join, the links, the wakers.
+#[inline]
 pub(crate) fn finish(task: TaskPtr) {
     task.done.set(true);
     task.joiners.wake_all();
+    if task.has_extra.get() {
+        tell(task);
+    }
+    task.state.set(State::Finished);
+}
+
+#[cold]
+fn tell(task: TaskPtr) {
     let told = match task.extra.borrow_mut().as_mut() {
         Some(extra) => (
             std::mem::take(&mut extra.links),
@@ -295,7 +321,6 @@ pub(crate) fn finish(task: TaskPtr) {
     for waker in wakers {
         unwind::contain(move || waker.wake());
     }
-    task.state.set(State::Finished);
 }
 
 impl Link {

@@ -229,7 +229,7 @@ impl Waiter {
                 None | Some(clock::NEVER) => hub.suspend(State::Parked),
                 Some(deadline) if deadline <= clock::now_ns() => {
                     // Time is up, but whoever is runnable gets one turn first.
-                    hub.suspend_ready();
+                    hub.suspend_runnable();
                     self.try_claim(TIMED_OUT);
                 }
                 Some(deadline) => {
@@ -362,8 +362,12 @@ impl WaitQueue {
     }
 
     /// Answers all who wait, in their order, and says how many there were.
+    #[inline]
     pub(crate) fn wake_all(&self) -> usize {
         let mut woken = 0;
+        if self.head.get().is_null() {
+            return woken;
+        }
         while self.wake_one() {
             woken += 1;
         }

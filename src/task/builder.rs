@@ -150,6 +150,7 @@ impl Builder {
     #[track_caller]
     pub(crate) fn options(self) -> Result<SpawnOptions, SpawnError> {
         Ok(SpawnOptions {
+            id: None,
             name: self.name,
             stack_size: self.stack_size.map(StackSize::new).transpose()?,
             spawned_at: Location::caller(),

@@ -57,14 +57,15 @@ impl<T> JoinHandle<T> {
     /// or [`JoinError::Deadlock`] if it can never end: when a greenlet joins
     /// itself, or all wait for each other.
     #[doc(alias = "get")]
-    pub fn join(mut self) -> Result<T, JoinError> {
+    pub fn join(self) -> Result<T, JoinError> {
         self.wait_deadlock()?;
-        self.take_result()
+        self.into_result()
     }
 
     /// The result of a greenlet that has ended.
-    pub(crate) fn take_result(&mut self) -> Result<T, JoinError> {
-        match self.handle.take() {
+    #[inline]
+    pub(crate) fn into_result(self) -> Result<T, JoinError> {
+        match self.handle.into_outcome() {
             Some(Ok(value)) => Ok(value),
             Some(Err(ended)) => Err(ended.into()),
             None => unreachable!("the result is taken once, after the end"),
@@ -81,6 +82,7 @@ impl<T> JoinHandle<T> {
         }
     }
 
+    #[inline]
     fn wait_deadlock(&self) -> Result<(), Deadlock> {
         while !self.is_finished() {
             if self.task().is_current() {

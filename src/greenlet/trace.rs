@@ -1,0 +1,147 @@
+//! The tracer, and the orphans: what is looked after when a switch has arrived.
+//!
+//! A hub that has neither is *unwatched*, and its switches take the short way.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use super::node::Node;
+use crate::hub::{self, Hub};
+use crate::task::GreenletId;
+
+/// What a tracer is told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TraceKind {
+    /// A value travels.
+    Switch,
+    /// A panic travels: from [`throw`](super::Greenlet::throw), or from a child that panicked to its parent.
+    Throw,
+}
+
+/// One explicit switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct TraceEvent {
+    /// What travels.
+    pub kind: TraceKind,
+    /// The greenlet that switched away, or ended.
+    pub origin: GreenletId,
+    /// The greenlet that runs now.
+    pub target: GreenletId,
+}
+
+/// What [`set_tracer`] takes and gives back.
+pub type Tracer = Rc<dyn Fn(&TraceEvent)>;
+
+/// Has `tracer` called at every explicit switch of this thread, or nobody; returns who was before.
+///
+/// It runs in the greenlet that was switched to, when it has arrived there. If it panics, it is uninstalled, and
+/// the panic goes on in that greenlet. Switches that the tracer itself makes are not traced, nor is what the hub
+/// does by itself.
+///
+/// # Examples
+/// ```
+/// use greenlet::{Greenlet, TraceEvent, set_tracer};
+/// use std::{cell::Cell, rc::Rc};
+///
+/// let switches = Rc::new(Cell::new(0));
+/// let counter = Rc::clone(&switches);
+/// set_tracer(Some(Rc::new(move |_: &TraceEvent| counter.set(counter.get() + 1))));
+/// Greenlet::new(|n: i32| n).switch(1);
+/// set_tracer(None);
+/// assert_eq!(switches.get(), 2); // there, and back
+/// ```
+#[doc(alias = "settrace")]
+#[doc(alias = "gettrace")]
+pub fn set_tracer(tracer: Option<Tracer>) -> Option<Tracer> {
+    let hub = Hub::get();
+    let watch: &Watch = hub.attachment();
+    let old = watch.tracer.replace(tracer);
+    watch.tell(hub);
+    old
+}
+
+/// What this room keeps of each hub.
+#[derive(Default)]
+struct Watch {
+    tracer: RefCell<Option<Tracer>>,
+    /// The tracer is running: what it does is not traced.
+    tracing: Cell<bool>,
+    /// What the switch under way is, and where it comes from.
+    departure: Cell<Option<(TraceKind, u64)>>,
+    /// Greenlets without handles that could not be killed when the last was dropped.
+    orphans: RefCell<Vec<Rc<Node>>>,
+}
+
+impl Watch {
+    /// Tells the hub whether anything is to be looked after.
+    fn tell(&self, hub: &Hub) {
+        let idle = self.tracer.borrow().is_none() && self.orphans.borrow().is_empty();
+        hub.set_unwatched(idle);
+    }
+}
+
+/// A switch leaves the current greenlet.
+pub(super) fn depart(hub: &Hub, kind: TraceKind) {
+    if !hub.is_unwatched() {
+        let watch: &Watch = hub.attachment();
+        if !watch.tracing.get() {
+            watch.departure.set(Some((kind, hub.current().id)));
+        }
+    }
+}
+
+/// A switch has arrived in the current greenlet.
+#[cold]
+pub(super) fn arrive(hub: &Hub) {
+    let watch: &Watch = hub.attachment();
+    if let Some((kind, origin)) = watch.departure.take() {
+        trace(watch, hub, kind, origin);
+    }
+    bury_orphans(watch, hub);
+}
+
+fn trace(watch: &Watch, hub: &Hub, kind: TraceKind, origin: u64) {
+    let Some(tracer) = watch.tracer.borrow().clone() else {
+        return;
+    };
+    let event = TraceEvent {
+        kind,
+        origin: GreenletId(origin),
+        target: GreenletId(hub.current().id),
+    };
+    watch.tracing.set(true);
+    let outcome = hub::catch(|| tracer(&event));
+    watch.tracing.set(false);
+    if let Err(payload) = outcome {
+        let removed = watch.tracer.replace(None);
+        watch.tell(hub);
+        drop(removed);
+        hub::rethrow(payload);
+    }
+}
+
+/// Keeps an eye on a greenlet that nobody can switch to any more, but which runs still, or will.
+pub(super) fn adopt_orphan(node: &Rc<Node>) {
+    let hub = Hub::get();
+    let watch: &Watch = hub.attachment();
+    watch.orphans.borrow_mut().push(Rc::clone(node));
+    watch.tell(hub);
+}
+
+/// Kills the orphans that have switched away in the meantime.
+fn bury_orphans(watch: &Watch, hub: &Hub) {
+    let orphans = watch.orphans.take();
+    if orphans.is_empty() {
+        return;
+    }
+    for orphan in orphans {
+        // One that was found again by `Greenlet::current` has handles once more.
+        let unsettled = orphan.is_abandoned() && orphan.is_alive() && !orphan.kill_abandoned();
+        if unsettled {
+            watch.orphans.borrow_mut().push(orphan);
+        }
+    }
+    watch.tell(hub);
+}
