@@ -2,14 +2,18 @@
 
 pub mod error;
 pub mod hub;
+pub mod net;
+pub mod signal;
 
 mod coroutine;
 mod greenlet;
+mod offload;
 mod sys;
 mod task;
 mod time;
 
 pub use greenlet::{Greenlet, GreenletState, TraceEvent, TraceKind, Tracer, set_tracer};
+pub use offload::offload;
 pub use task::{
     Builder, Current, GreenletId, IWait, JoinHandle, LinkId, Waitable, current, iwait, joinall,
     joinall_timeout, killall, spawn, spawn_later, timeout, wait, yield_now,

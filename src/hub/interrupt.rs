@@ -49,6 +49,11 @@ pub(crate) fn check(hub: &Hub) {
     }
 }
 
+/// As `check`, for the other rooms.
+pub(crate) fn check_current() {
+    check(Hub::get());
+}
+
 /// Asks a greenlet to end. The first kill wins; the finished do not mind.
 pub(crate) fn kill(hub: &Hub, task: TaskPtr) {
     if task.done.get() || task.interrupts.get() & (KILL | KILLED) != 0 {

@@ -70,8 +70,9 @@ use crate::sys::clock;
 
 pub(crate) use self::cell::{Ended, Handle};
 pub use self::end::shutdown;
+pub(crate) use self::interrupt::check_current as check_interrupt;
 pub(crate) use self::interrupt::{TimeoutFrame, kill, throw_kill};
-pub(crate) use self::io::Io;
+pub(crate) use self::io::{Io, Patience};
 pub use self::parker::{Parker, Unparker};
 pub(crate) use self::reactor::Direction;
 pub(crate) use self::report::panic_deadlock;

@@ -47,6 +47,8 @@ const NOTIFIED: u8 = 2;
 /// ```
 pub struct Parker {
     inner: Arc<Inner>,
+    reason: Reason,
+    kind: Kind,
     not_send: PhantomData<*const ()>,
 }
 
@@ -82,6 +84,16 @@ impl Parker {
     /// A parker for the current greenlet.
     #[must_use]
     pub fn new() -> Parker {
+        Parker::for_reason(Reason::new("parked"), Kind::Shared)
+    }
+
+    /// A parker that the outside wakes: as long as it waits, nobody takes its
+    /// hub for deadlocked.
+    pub(crate) fn for_outside(reason: Reason) -> Parker {
+        Parker::for_reason(reason, Kind::External)
+    }
+
+    fn for_reason(reason: Reason, kind: Kind) -> Parker {
         let hub = Hub::get();
         Parker {
             inner: Arc::new(Inner {
@@ -90,6 +102,8 @@ impl Parker {
                 task: hub.current().key.get().to_u64(),
                 token: AtomicU32::new(0),
             }),
+            reason,
+            kind,
             not_send: PhantomData,
         }
     }
@@ -140,9 +154,8 @@ impl Parker {
         // Whichever way this wait is left, the next one starts afresh; a
         // permit that came too late for this one is kept for it.
         let _guard = Leave(inner);
-        let reason = Reason::new("parked");
         let mut already = false;
-        let woken = wait::pause(reason, Kind::Shared, deadline, |waiter| {
+        let woken = wait::pause(self.reason, self.kind, deadline, |waiter| {
             inner.token.store(waiter.token(), Ordering::Relaxed);
             already = inner
                 .state

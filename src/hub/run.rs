@@ -208,7 +208,7 @@ impl Hub {
     /// The look at the clock that a busy run queue is interrupted for.
     #[cold]
     #[inline(never)]
-    fn look_from_within(&self) {
+    pub(super) fn look_from_within(&self) {
         self.ticks.set(TURNS_PER_LOOK);
         self.take_in_inbox();
         let now = clock::now_ns();
@@ -239,7 +239,12 @@ impl Hub {
         self.current.set(self.main());
         self.fibers.trim();
         if self.timers.borrow().len() == 0 && self.nobody_outside() {
-            self.nothing_can_happen();
+            // A thread that has ended meanwhile, or a helper that has become
+            // idle, may have woken somebody before it did.
+            self.take_in_inbox();
+            if self.queue.first().is_none() {
+                self.nothing_can_happen();
+            }
             return;
         }
         self.sleep_in_reactor();
@@ -279,7 +284,10 @@ impl Hub {
     /// A wake-up by address: for the wait that it names, or for nobody.
     pub(super) fn notified(&self, key: u64, token: u32) {
         let task = self.tasks.borrow().get(Key::from_u64(key)).copied();
-        let Some(task) = task else { return };
+        let Some(task) = task else {
+            // The greenlet has ended, or there never was one: see `shared`.
+            return self.deregister_retired();
+        };
         // SAFETY: a task's waiter is null or in its frame.
         let waiter: Option<&Waiter> = unsafe { task.waiter.get().as_ref() };
         if let Some(waiter) = waiter {
