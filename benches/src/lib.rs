@@ -1,6 +1,7 @@
 //! What the benches and the measuring programs share.
 
 pub mod coroutines;
+pub mod epoll;
 pub mod proc;
 pub mod stats;
 
