@@ -43,7 +43,7 @@ const CACHE_LINE: usize = 64;
 /// live job must be leaked.
 #[repr(C, align(16))]
 struct Record {
-    coroutine: ManuallyDrop<Coroutine<(), (), (), Slot>>,
+    coroutine: ManuallyDrop<Coroutine<(), Word, (), Slot>>,
     /// Usable bytes of the stack; also the key of the pool it goes back to.
     size: StackSize,
 }
@@ -121,18 +121,19 @@ impl Fiber {
         }
     }
 
-    /// Runs the fiber until it suspends or its job is over; which of the two, the job itself must tell.
+    /// Runs the fiber until it suspends, and returns the word that it suspended with; or until its job is over:
+    /// which of the two, the job itself must tell.
     ///
     /// # Safety
     ///
     /// The fiber must not be running, and what its frames refer to must still be alive.
     #[inline]
-    pub(crate) unsafe fn resume(&mut self) {
+    pub(crate) unsafe fn resume(&mut self) -> Word {
         // SAFETY: the record was written by `build` and lives as long as the slot; the fiber is not running, so
         // nobody else uses the coroutine.
         let coroutine = unsafe { &mut (*self.record.as_ptr()).coroutine };
         match coroutine.resume(()) {
-            CoroutineResult::Yield(()) => {}
+            CoroutineResult::Yield(word) => word,
             CoroutineResult::Return(()) => os::abort(),
         }
     }
@@ -162,18 +163,21 @@ impl std::fmt::Debug for Fiber {
 
 /// What a job suspends with: a pointer to the parent link of the stack it runs on, good as long as the fiber.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Suspender(NonNull<Yielder<(), ()>>);
+pub(crate) struct Suspender(NonNull<Yielder<(), Word>>);
+
+/// What travels from a suspend to its resume, in a register.
+pub(crate) type Word = Option<NonNull<()>>;
 
 impl Suspender {
-    /// Goes back to whoever resumed this fiber, and returns when it is resumed again.
+    /// Goes back to whoever resumed this fiber, with a word for it, and returns when it is resumed again.
     ///
     /// # Safety
     ///
     /// Must be called on the very stack that this suspender was handed to.
     #[inline]
-    pub(crate) unsafe fn suspend(self) {
+    pub(crate) unsafe fn suspend(self, word: Word) {
         // SAFETY: the caller runs on this stack, so its parent link is alive and says who resumed it.
-        unsafe { self.0.as_ref().suspend(()) }
+        unsafe { self.0.as_ref().suspend(word) }
     }
 }
 
@@ -184,7 +188,7 @@ fn body(entry: fn(Suspender), suspender: Suspender) {
         entry(suspender);
         mem::forget(guard);
         // SAFETY: this is the stack that the suspender belongs to.
-        unsafe { suspender.suspend() };
+        unsafe { suspender.suspend(None) };
     }
 }
 

@@ -294,7 +294,7 @@ mod tests {
         RUNS.set(RUNS.get() + 1);
         std::hint::black_box(dive(DEPTH.get()));
         // SAFETY: this is the stack that the suspender was made for.
-        unsafe { suspender.suspend() };
+        unsafe { suspender.suspend(None) };
     }
 
     fn run_one(fibers: &Fibers, size: StackSize) -> usize {

@@ -172,7 +172,7 @@ impl<T: 'static> Greenlet<T> {
     /// # Panics
     /// Where [`try_switch`](Greenlet::try_switch) returns an error; and with the panic of a child of the current
     /// greenlet that panicked instead of switching back.
-    #[inline]
+    #[inline(always)]
     pub fn switch(&self, value: T) -> T {
         match self.try_switch(value) {
             Ok(value) => value,
@@ -190,7 +190,7 @@ impl<T: 'static> Greenlet<T> {
     /// # Panics
     /// With the panic of a child that panicked instead of switching back, or if a child ended with a value of
     /// another type than `T`.
-    #[inline]
+    #[inline(always)]
     pub fn try_switch(&self, value: T) -> Result<T, SwitchError<T>> {
         let hub = Hub::get();
         match self.node.task() {

@@ -50,10 +50,9 @@ impl Hub {
     #[inline]
     pub(crate) fn yield_now(&self) {
         let task = self.current();
-        if self.queue.rotate(task) {
-            self.leave(task);
-        } else {
-            self.yield_alone(task);
+        match self.queue.rotate(task) {
+            next @ Some(_) => self.leave(task, next),
+            None => self.yield_alone(task),
         }
         if task.interrupts.get() & (task::KILL | task::TIMEOUT) != 0 {
             interrupt::check(self);
@@ -64,16 +63,13 @@ impl Hub {
     #[cold]
     fn yield_alone(&self, task: TaskPtr) {
         self.count_turn();
-        if self.queue.rotate(task) {
-            self.leave(task);
-        }
+        self.suspend_runnable(task);
     }
 
     /// Gives whoever is runnable one turn.
-    pub(crate) fn suspend_runnable(&self) {
-        let task = self.current();
-        if self.queue.rotate(task) {
-            self.leave(task);
+    pub(crate) fn suspend_runnable(&self, task: TaskPtr) {
+        if let next @ Some(_) = self.queue.rotate(task) {
+            self.leave(task, next);
         }
     }
 
@@ -83,39 +79,41 @@ impl Hub {
     pub(crate) fn suspend(&self, state: State) {
         let task = self.current();
         task.state.set(state);
-        self.queue.remove_first();
-        self.leave(task);
+        let next = self.queue.remove_first(task);
+        self.leave(task, next);
     }
 
     /// Goes to the loop, and comes back when the loop resumes this task.
     #[inline(always)]
-    pub(super) fn leave(&self, task: TaskPtr) {
+    pub(super) fn leave(&self, task: TaskPtr, next: Option<TaskPtr>) {
         if std::thread::panicking() {
-            self.leave_unwinding(task);
+            self.leave_unwinding(task, next);
         } else {
-            self.switch_away(task);
+            self.switch_away(task, next);
         }
     }
 
+    /// Tells the loop who is the first of the queue now, in a register: that
+    /// way the next switch does not wait for what this one has just stored.
     #[inline(always)]
-    fn switch_away(&self, task: TaskPtr) {
+    pub(super) fn switch_away(&self, task: TaskPtr, next: Option<TaskPtr>) {
         match task.suspender.get() {
             // SAFETY: the task is current, so this code runs on its fiber, and
             // the suspender is that fiber's.
-            Some(suspender) => unsafe { suspender.suspend() },
+            Some(suspender) => unsafe { suspender.suspend(next.map(|next| next.0.cast())) },
             // Only the main greenlet has none: the loop stands on its stack.
-            None => self.run(),
+            None => self.run(next),
         }
     }
 
     /// A destructor blocks while its greenlet unwinds. std counts panics by
     /// thread; the count is put aside, or everybody else would seem to unwind.
     #[cold]
-    fn leave_unwinding(&self, task: TaskPtr) {
+    fn leave_unwinding(&self, task: TaskPtr, next: Option<TaskPtr>) {
         task.unwinding.set(true);
         match PanicCount::get().and_then(|count| Some((count, count.take()?))) {
             Some((count, saved)) => {
-                self.switch_away(task);
+                self.switch_away(task, next);
                 count.restore(saved);
             }
             None => self.block_thread(task),
@@ -154,24 +152,27 @@ impl Hub {
     }
 
     /// The loop. Returns when the main greenlet's turn has come.
-    fn run(&self) {
+    fn run(&self, first: Option<TaskPtr>) {
+        let mut next = first;
         loop {
-            let Some(task) = self.queue.first() else {
+            let Some(task) = next.or_else(|| self.queue.first()) else {
                 self.idle();
                 continue;
             };
+            debug_assert!(self.queue.first() == Some(task));
             self.current.set(task);
             // SAFETY: only the loop touches fibers, and a task's fiber stays
             // with it until the task has finished.
-            unsafe {
+            let word = unsafe {
                 match &mut *task.fiber.get() {
                     Some(fiber) => fiber.resume(),
                     None if task == self.main() => return,
                     none => none.insert(self.fibers.take(task.stack_size)).resume(),
                 }
-            }
+            };
+            next = word.map(|next| TaskPtr(next.cast()));
             if task.state.get() == State::Finished {
-                self.queue.remove_first();
+                next = self.queue.remove_first(task);
                 self.retire(task);
             }
             self.count_turn();

@@ -86,26 +86,33 @@ impl RunQueue {
         }
     }
 
-    /// Takes the first out, which is there.
+    /// Takes the first out, and says who is the first now.
     #[inline(always)]
-    pub(crate) fn remove_first(&self) {
-        if let Some(last) = self.last.get() {
-            match last.next.get() {
-                Some(first) if first != last => last.next.set(first.next.get()),
-                _ => self.last.set(None),
+    pub(crate) fn remove_first(&self, first: TaskPtr) -> Option<TaskPtr> {
+        debug_assert!(self.first() == Some(first));
+        match self.last.get() {
+            Some(last) if last != first => {
+                last.next.set(first.next.get());
+                first.next.get()
+            }
+            _ => {
+                self.last.set(None);
+                None
             }
         }
     }
 
-    /// The first goes behind all others; false if it is alone.
+    /// The first goes behind all others; says who is the first now, or nobody
+    /// if it was alone.
     #[inline(always)]
-    pub(crate) fn rotate(&self, first: TaskPtr) -> bool {
+    pub(crate) fn rotate(&self, first: TaskPtr) -> Option<TaskPtr> {
         debug_assert!(self.first() == Some(first));
-        if first.next.get() == Some(first) {
-            return false;
+        let next = first.next.get();
+        if next == Some(first) {
+            return None;
         }
         self.last.set(Some(first));
-        true
+        next
     }
 
     /// Moves a queued task before all others.

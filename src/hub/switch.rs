@@ -13,11 +13,16 @@
 //!     └──────────────────────┘   keeps its value   └──────────────────────┘   if it is a &str
 //! ```
 //!
+//! The short way is inlined into the caller: a processor predicts returns from
+//! the calls that it has seen on one stack, so every call between a switch and
+//! the code around it costs a misprediction when the switch comes back.
+//!
 //! Each side knows its own type only, so the landing says at run time which
 //! type it awaits, and is written to only where that is the sender's.
 
 use std::any::TypeId;
-use std::cell::Cell;
+use std::cell::{Cell, UnsafeCell};
+use std::mem::MaybeUninit;
 use std::ptr;
 
 use super::task::{DEADLOCK, State, TaskPtr};
@@ -44,20 +49,37 @@ pub(crate) enum Arrival<V> {
     Special(Special),
 }
 
+/// Tells a type. One function for each, so that equal addresses mean equal
+/// types; where the addresses differ, the answers are compared.
+type Awaits = fn() -> (TypeId, &'static str);
+
+fn type_of<V: 'static>() -> (TypeId, &'static str) {
+    (TypeId::of::<V>(), std::any::type_name::<V>())
+}
+
+/// What has arrived at a landing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Landed {
+    Nothing,
+    Value,
+    Special,
+}
+
 /// The part of a landing that does not depend on its type.
 pub(crate) struct Head {
     /// The type of the value; `Anything` if all values are dropped.
-    awaits: TypeId,
-    /// Its name, for messages.
-    awaits_name: &'static str,
-    special: Cell<Option<Special>>,
+    awaits: Awaits,
+    landed: Cell<Landed>,
+    /// There if `landed` says so.
+    special: UnsafeCell<MaybeUninit<Special>>,
 }
 
 /// Where a suspended switch waits for its value.
 #[repr(C)]
 struct Landing<V> {
     head: Head,
-    value: Cell<Option<V>>,
+    /// There if `landed` says so.
+    value: UnsafeCell<MaybeUninit<V>>,
 }
 
 /// What a switch awaits that drops whatever arrives.
@@ -65,49 +87,60 @@ pub(crate) struct Anything(Option<Box<dyn std::any::Any>>);
 
 impl Hub {
     /// Switches to `target` and hands it `value`. The value comes back if that
-    /// greenlet is not suspended in a switch, or awaits another type.
-    #[inline]
+    /// greenlet is not suspended in a switch, or awaits another type. The
+    /// current greenlet must not be unwinding.
+    #[inline(always)]
     pub(crate) fn switch<V: 'static>(&self, target: TaskPtr, value: V) -> Result<Arrival<V>, V> {
         deliver(target, value)?;
-        Ok(self.switch_to(target))
+        Ok(self.change_places(target, Hub::switch_away))
     }
 
     /// Suspends the current greenlet in a switch and runs `target` at once,
     /// which was delivered to or has not started.
-    #[inline]
     pub(crate) fn switch_to<V: 'static>(&self, target: TaskPtr) -> Arrival<V> {
+        self.change_places(target, Hub::leave)
+    }
+
+    #[inline(always)]
+    fn change_places<V: 'static>(
+        &self,
+        target: TaskPtr,
+        leave: impl FnOnce(&Hub, TaskPtr, Option<TaskPtr>),
+    ) -> Arrival<V> {
         let task = self.current();
         let landing = Landing::<V> {
             head: Head {
-                awaits: TypeId::of::<V>(),
-                awaits_name: std::any::type_name::<V>(),
-                special: Cell::new(None),
+                awaits: type_of::<V>,
+                landed: Cell::new(Landed::Nothing),
+                special: UnsafeCell::new(MaybeUninit::uninit()),
             },
-            value: Cell::new(None),
+            value: UnsafeCell::new(MaybeUninit::uninit()),
         };
         task.landing.set(ptr::from_ref(&landing).cast());
         task.state.set(State::Switched);
         target.state.set(State::Runnable);
         self.queue.replace_first(task, target);
-        self.leave(task);
-        task.landing.set(ptr::null());
-        match landing.value.take() {
-            Some(value) => Arrival::Value(value),
-            None => self.special_arrival(task, landing.head.special.take()),
+        leave(self, task, Some(target));
+        if landing.head.landed.get() == Landed::Value {
+            // SAFETY: who wrote `landed` has written the value, and it is read
+            // once.
+            return Arrival::Value(unsafe { (*landing.value.get()).assume_init_read() });
         }
+        Arrival::Special(self.special_arrival(task, &landing.head))
     }
 
     #[cold]
-    fn special_arrival<V>(&self, task: TaskPtr, special: Option<Special>) -> Arrival<V> {
-        match special {
-            Some(special) => Arrival::Special(special),
-            None if task.interrupts.get() & DEADLOCK != 0 => {
-                task.clear_interrupt(DEADLOCK);
-                Arrival::Special(Special::Deadlock)
-            }
-            // Nobody has switched here: this is a kill, or a timeout.
-            None => interrupt::throw(self),
+    fn special_arrival(&self, task: TaskPtr, head: &Head) -> Special {
+        if head.landed.get() == Landed::Special {
+            // SAFETY: as for the value.
+            return unsafe { (*head.special.get()).assume_init_read() };
         }
+        if task.interrupts.get() & DEADLOCK != 0 {
+            task.clear_interrupt(DEADLOCK);
+            return Special::Deadlock;
+        }
+        // Nobody has switched here: this is a kill, or a timeout.
+        interrupt::throw(self)
     }
 
     /// The current greenlet ends, and `target` runs next; it was delivered to,
@@ -119,49 +152,65 @@ impl Hub {
 }
 
 /// Writes a value into the landing of a greenlet that is suspended in a
-/// switch. Who delivers makes that greenlet run, with nothing in between.
-#[inline]
+/// switch. Who delivers makes that greenlet run, with nothing in between: so
+/// nothing arrives twice, and nothing is overwritten.
+#[inline(always)]
 pub(crate) fn deliver<V: 'static>(target: TaskPtr, value: V) -> Result<(), V> {
     let Some(head) = landing_of(target) else {
         return Err(value);
     };
-    if head.awaits != TypeId::of::<V>() {
+    if !ptr::fn_addr_eq(head.awaits, type_of::<V> as Awaits) {
         return deliver_other(target, head, value);
     }
-    let landing: *const Landing<V> = target.landing.get().cast();
-    // SAFETY: the landing is alive, as in `landing_of`, and its head says that
-    // it is one for this type.
-    unsafe { (*landing).value.set(Some(value)) };
+    // SAFETY: the landing awaits a `V`.
+    unsafe { write_value(target, head, value) };
     Ok(())
 }
 
 #[cold]
 fn deliver_other<V: 'static>(target: TaskPtr, head: &Head, value: V) -> Result<(), V> {
-    if head.awaits != TypeId::of::<Anything>() {
+    let (awaited, _) = (head.awaits)();
+    if awaited == TypeId::of::<V>() {
+        // SAFETY: the landing awaits a `V`.
+        unsafe { write_value(target, head, value) };
+        return Ok(());
+    }
+    if awaited != TypeId::of::<Anything>() {
         return Err(value);
     }
     // Dropped by its receiver: a destructor may switch, and must not do so here.
-    match deliver(target, Anything(Some(Box::new(value)))) {
-        Ok(()) => Ok(()),
-        Err(_) => unreachable!("the type was compared just now"),
-    }
+    let anything = Anything(Some(Box::new(value)));
+    // SAFETY: the landing awaits an `Anything`.
+    unsafe { write_value(target, head, anything) };
+    Ok(())
+}
+
+/// # Safety
+/// `head` is that of the target's landing, which awaits a `V`.
+#[inline(always)]
+unsafe fn write_value<V: 'static>(target: TaskPtr, head: &Head, value: V) {
+    let landing: *const Landing<V> = target.landing.get().cast();
+    // SAFETY: the landing is alive, as in `landing_of`; by the caller's promise
+    // it has this type; and its greenlet, the only reader, does not run.
+    unsafe { (*(*landing).value.get()).write(value) };
+    head.landed.set(Landed::Value);
 }
 
 /// Puts something special into the landing of a greenlet that is suspended in
 /// a switch; gives it back where the greenlet is not.
 pub(crate) fn deliver_special(target: TaskPtr, special: Special) -> Result<(), Special> {
-    match landing_of(target) {
-        Some(head) => {
-            head.special.set(Some(special));
-            Ok(())
-        }
-        None => Err(special),
-    }
+    let Some(head) = landing_of(target) else {
+        return Err(special);
+    };
+    // SAFETY: the landing is alive, and its greenlet does not run.
+    unsafe { (*head.special.get()).write(special) };
+    head.landed.set(Landed::Special);
+    Ok(())
 }
 
 /// The name of the type that a greenlet awaits which is suspended in a switch.
 pub(crate) fn awaited_by(target: TaskPtr) -> Option<&'static str> {
-    landing_of(target).map(|head| head.awaits_name)
+    landing_of(target).map(|head| (head.awaits)().1)
 }
 
 #[inline(always)]

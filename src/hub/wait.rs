@@ -229,7 +229,7 @@ impl Waiter {
                 None | Some(clock::NEVER) => hub.suspend(State::Parked),
                 Some(deadline) if deadline <= clock::now_ns() => {
                     // Time is up, but whoever is runnable gets one turn first.
-                    hub.suspend_runnable();
+                    hub.suspend_runnable(task);
                     self.try_claim(TIMED_OUT);
                 }
                 Some(deadline) => {
