@@ -75,7 +75,7 @@ fn epoll_loop(pairs: u64, iters: u64) -> Duration {
                 let at = token as usize;
                 let count = sockets[at].read(&mut buffer).expect("cannot receive");
                 assert_eq!(count, SIZE, "64 bytes arrive in one piece");
-                if at % 2 == 0 {
+                if at & 1 == 0 {
                     left[at / 2] -= 1;
                     if left[at / 2] == 0 {
                         open -= 1;

@@ -40,8 +40,8 @@ const SERVERS: [(&str, Server); 3] = [
 fn main() -> ExitCode {
     proc::raise_descriptor_limit();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [mode, address, connections, requests] = arguments.as_slice() {
-        if mode == "--load" {
+    match arguments.as_slice() {
+        [mode, address, connections, requests] if mode == "--load" => {
             load(
                 address.parse().expect("an address"),
                 connections.parse().expect("a number"),
@@ -49,6 +49,7 @@ fn main() -> ExitCode {
             );
             return ExitCode::SUCCESS;
         }
+        _ => {}
     }
     let number = |at: usize, default: u64| {
         let given = arguments.get(at).map(|argument| argument.parse());

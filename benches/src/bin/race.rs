@@ -28,10 +28,11 @@ const CONTENDERS: [(&str, Contender); 3] = [
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [mode, which, tasks] = arguments.as_slice() {
-        if mode == "--run" {
+    match arguments.as_slice() {
+        [mode, which, tasks] if mode == "--run" => {
             return run(which, tasks.parse().expect("a number"));
         }
+        _ => {}
     }
     let Ok(tasks) = arguments.first().map_or(Ok(10_000), |a| a.parse::<usize>()) else {
         eprintln!("usage: race [TASKS]");

@@ -16,7 +16,7 @@ pub(crate) mod parker;
 #[path = "../../../src/hub/wait.rs"]
 pub(crate) mod wait;
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 
 use loom::sync::Arc;
 
@@ -29,7 +29,6 @@ pub(crate) struct Hub {
     shared: Arc<HubShared>,
     bell: Bell,
     timer: Cell<Option<*const Waiter>>,
-    queue: RefCell<Vec<TaskPtr>>,
 }
 
 #[derive(Clone, Copy)]
@@ -61,7 +60,6 @@ impl Hub {
             shared,
             bell,
             timer: Cell::new(None),
-            queue: RefCell::new(Vec::new()),
         })
     }
 
@@ -106,7 +104,7 @@ impl Hub {
         }
     }
 
-    pub(crate) fn suspend_ready(&self) {
+    pub(crate) fn suspend_runnable(&self, _: TaskPtr) {
         self.take_in_inbox();
     }
 
