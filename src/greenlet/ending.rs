@@ -8,12 +8,12 @@ use super::{TraceKind, trace};
 use crate::error::SwitchError;
 use crate::hub::{self, Anything, Arrival, Hub, Special, TaskPtr};
 
-/// Runs on the greenlet's own stack, from its start to its end.
-pub(super) fn live<T: 'static>(node: Rc<Node>, body: Body<T>, value: T) {
+/// Runs on the greenlet's own stack, from its start to its end. `origin` is who started it.
+pub(super) fn live<T: 'static>(node: Rc<Node>, body: Body<T>, value: T, origin: u64) {
     let outcome = hub::catch(move || {
         let hub = Hub::get();
-        if !hub.is_unwatched() {
-            trace::arrive(hub);
+        if trace::is_watched(hub) {
+            trace::arrive(hub, TraceKind::Switch, origin);
         }
         body.call(value)
     });
@@ -37,15 +37,10 @@ enum Legacy<T> {
 fn bequeath<T: 'static>(node: Rc<Node>, mut legacy: Legacy<T>) {
     let hub = Hub::get();
     node.set_dead();
-    let kind = match &legacy {
-        Legacy::Special(Special::Throw(_)) => TraceKind::Throw,
-        _ => TraceKind::Switch,
-    };
-    trace::depart(hub, kind);
     let mut heir = NodeRef::of(&node).parent(hub);
     while let Some(ancestor) = heir {
         let next = match ancestor.task() {
-            Some(task) => take(task, legacy),
+            Some(task) => take(hub, task, legacy),
             None => inherit_unstarted(hub, &ancestor, legacy),
         };
         match next {
@@ -70,20 +65,20 @@ enum Next<T> {
 }
 
 /// An ancestor that has started takes a legacy if it is suspended in a switch.
-fn take<T: 'static>(task: TaskPtr, legacy: Legacy<T>) -> Next<T> {
+fn take<T: 'static>(hub: &Hub, task: TaskPtr, legacy: Legacy<T>) -> Next<T> {
     let refused = match legacy {
-        Legacy::Value(value) => match hub::deliver(task, value) {
+        Legacy::Value(value) => match hub.deliver(task, value) {
             Ok(()) => return Next::Run(task),
             Err(value) if hub::awaited_by(task).is_some() => {
                 // Its type is not the one that is awaited there.
-                let told = hub::deliver_special(task, Special::Mismatch(type_name::<T>()));
+                let told = hub.deliver_special(task, Special::Mismatch(type_name::<T>()));
                 debug_assert!(told.is_ok());
                 drop(value);
                 return Next::Run(task);
             }
             Err(value) => Legacy::Value(value),
         },
-        Legacy::Special(special) => match hub::deliver_special(task, special) {
+        Legacy::Special(special) => match hub.deliver_special(task, special) {
             Ok(()) => return Next::Run(task),
             Err(special) => Legacy::Special(special),
         },
@@ -138,7 +133,7 @@ pub(super) fn throw_into(node: &NodeRef, mut special: Special) -> (NodeRef, Spec
 /// nobody's; a panic in its destructors has been reported by the panic hook.
 pub(super) fn dismiss(hub: &Hub, arrival: Arrival<Anything>) {
     match arrival {
-        Arrival::Special(Special::Kill) => hub::kill(hub, hub.current()),
+        Arrival::Special(Special::Kill, _) => hub::kill(hub, hub.current()),
         arrival => hub::contain(move || drop(arrival)),
     }
 }

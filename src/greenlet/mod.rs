@@ -174,9 +174,19 @@ impl<T: 'static> Greenlet<T> {
     /// greenlet that panicked instead of switching back.
     #[inline(always)]
     pub fn switch(&self, value: T) -> T {
-        match self.try_switch(value) {
+        let hub = Hub::get();
+        let came_back = match self.node.task() {
+            Some(task) => hub.switch(
+                task,
+                value,
+                |value| value,
+                |arrival| or_panic(land::<T, T>(hub, arrival)),
+            ),
+            None => Err(value),
+        };
+        match came_back {
             Ok(value) => value,
-            Err(error) => refuse(error),
+            Err(value) => or_panic(self.switch_slowly(hub, value)),
         }
     }
 
@@ -193,23 +203,19 @@ impl<T: 'static> Greenlet<T> {
     #[inline(always)]
     pub fn try_switch(&self, value: T) -> Result<T, SwitchError<T>> {
         let hub = Hub::get();
-        match self.node.task() {
-            Some(task) if hub.is_unwatched() && !std::thread::panicking() => {
-                match hub.switch(task, value) {
-                    Ok(arrival) => land(hub, arrival),
-                    Err(value) => self.switch_slowly(hub, value),
-                }
-            }
-            _ => self.switch_slowly(hub, value),
+        let came_back = match self.node.task() {
+            Some(task) => hub.switch(task, value, Ok, |arrival| land(hub, arrival)),
+            None => Err(value),
+        };
+        match came_back {
+            Ok(outcome) => outcome,
+            Err(value) => self.switch_slowly(hub, value),
         }
     }
 
-    /// A switch to one that is not simply suspended, or that is watched by a tracer.
+    /// A switch to one that is not simply suspended.
     #[cold]
     fn switch_slowly(&self, hub: &Hub, value: T) -> Result<T, SwitchError<T>> {
-        if !hub::may_switch() {
-            return Err(SwitchError::Unwinding(value));
-        }
         if self.node.is_unbound() {
             return Err(SwitchError::Unbound(value));
         }
@@ -217,12 +223,10 @@ impl<T: 'static> Greenlet<T> {
         if target.is_current(hub) {
             return Ok(value);
         }
-        trace::depart(hub, TraceKind::Switch);
         match target.task() {
-            Some(task) => match hub.switch(task, value) {
-                Ok(arrival) => land(hub, arrival),
-                Err(value) => Err(why_not(task, value)),
-            },
+            Some(task) => hub
+                .switch(task, value, Ok, |arrival| land(hub, arrival))
+                .unwrap_or_else(|value| Err(why_not(task, value))),
             None => {
                 let task = node::start(hub, &target, value)?;
                 land(hub, hub.switch_to(task))
@@ -297,9 +301,6 @@ impl<T: 'static> Greenlet<T> {
 
     fn throw_special(&self, special: Special) -> Result<T, SwitchError<Special>> {
         let hub = Hub::get();
-        if !hub::may_switch() {
-            return Err(SwitchError::Unwinding(special));
-        }
         let kill = matches!(special, Special::Kill);
         if kill && self.node.is_main(hub) {
             return Err(SwitchError::Main(special));
@@ -308,21 +309,13 @@ impl<T: 'static> Greenlet<T> {
         if target.is_current(hub) {
             return land_special(hub, special);
         }
-        trace::depart(
-            hub,
-            if kill {
-                TraceKind::Switch
-            } else {
-                TraceKind::Throw
-            },
-        );
         let Some(task) = target.task() else {
             unreachable!("the nearest that has started has a task");
         };
         if task.unwinding.get() {
             return Err(SwitchError::Unwinding(special));
         }
-        match hub::deliver_special(task, special) {
+        match hub.deliver_special(task, special) {
             Ok(()) => land(hub, hub.switch_to(task)),
             // It has ended, and nobody awaits to be told.
             Err(Special::ChildKilled) => Err(SwitchError::Killed),
@@ -445,14 +438,21 @@ impl Builder {
 }
 
 /// A switch has come back: what the caller makes of it.
-#[inline(always)]
+#[cold]
 fn land<T: 'static, S>(hub: &Hub, arrival: Arrival<T>) -> Result<T, SwitchError<S>> {
-    if !hub.is_unwatched() {
-        trace::arrive(hub);
-    }
     match arrival {
-        Arrival::Value(value) => Ok(value),
-        Arrival::Special(special) => land_special(hub, special),
+        Arrival::Value(value, origin) => {
+            trace::arrive(hub, TraceKind::Switch, origin);
+            Ok(value)
+        }
+        Arrival::Special(special, origin) => {
+            match special {
+                Special::ChildKilled => trace::arrive(hub, TraceKind::Switch, origin),
+                Special::Deadlock => {}
+                _ => trace::arrive(hub, TraceKind::Throw, origin),
+            }
+            land_special(hub, special)
+        }
     }
 }
 
@@ -487,12 +487,13 @@ fn why_not<V: 'static>(task: TaskPtr, value: V) -> SwitchError<V> {
     }
 }
 
+/// What the panicking form of a switch makes of the other.
 #[cold]
-#[inline(never)]
-fn refuse<T>(error: SwitchError<T>) -> ! {
-    match error {
-        SwitchError::Deadlock(_) => hub::panic_deadlock(),
-        error => panic!("{error}"),
+fn or_panic<T, V>(outcome: Result<T, SwitchError<V>>) -> T {
+    match outcome {
+        Ok(value) => value,
+        Err(SwitchError::Deadlock(_)) => hub::panic_deadlock(),
+        Err(error) => panic!("{error}"),
     }
 }
 

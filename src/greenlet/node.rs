@@ -286,9 +286,10 @@ fn launch<V: 'static>(
     let run = {
         let cargo = Rc::clone(&cargo);
         let node = Rc::clone(&node.0);
+        let origin = hub.current().id;
         move || {
             if let Some((body, value)) = cargo.take() {
-                ending::live(node, *body, value);
+                ending::live(node, *body, value, origin);
             }
         }
     };
@@ -349,13 +350,12 @@ impl Node {
             // It cannot be unwound here and now: it is leaked, which is sound.
             return true;
         }
-        if hub::deliver_special(task.ptr(), Special::Kill).is_ok() {
+        if hub.deliver_special(task.ptr(), Special::Kill).is_ok() {
             let me = NodeRef::current(hub);
             let restore = RestoreParent {
                 node: self,
                 parent: self.parent.replace(Some(me)),
             };
-            trace::depart(hub, super::TraceKind::Switch);
             let arrival = hub.switch_to::<hub::Anything>(task.ptr());
             drop(restore);
             ending::dismiss(hub, arrival);

@@ -68,41 +68,38 @@ struct Watch {
     tracer: RefCell<Option<Tracer>>,
     /// The tracer is running: what it does is not traced.
     tracing: Cell<bool>,
-    /// What the switch under way is, and where it comes from.
-    departure: Cell<Option<(TraceKind, u64)>>,
     /// Greenlets without handles that could not be killed when the last was dropped.
     orphans: RefCell<Vec<Rc<Node>>>,
 }
 
 impl Watch {
-    /// Tells the hub whether anything is to be looked after.
+    /// Whether anything is to be looked after when a switch arrives.
+    fn is_busy(&self) -> bool {
+        self.tracer.borrow().is_some() || !self.orphans.borrow().is_empty()
+    }
+
     fn tell(&self, hub: &Hub) {
-        let idle = self.tracer.borrow().is_none() && self.orphans.borrow().is_empty();
-        hub.set_unwatched(idle);
+        hub.watch_switches(self.is_busy());
     }
 }
 
-/// A switch leaves the current greenlet.
-pub(super) fn depart(hub: &Hub, kind: TraceKind) {
-    if !hub.is_unwatched() {
-        let watch: &Watch = hub.attachment();
-        if !watch.tracing.get() {
-            watch.departure.set(Some((kind, hub.current().id)));
-        }
-    }
+/// Whether switches of this hub are watched.
+pub(super) fn is_watched(hub: &Hub) -> bool {
+    hub.attachment::<Watch>().is_busy()
 }
 
 /// A switch has arrived in the current greenlet.
 #[cold]
-pub(super) fn arrive(hub: &Hub) {
+pub(super) fn arrive(hub: &Hub, kind: TraceKind, origin: u64) {
     let watch: &Watch = hub.attachment();
-    if let Some((kind, origin)) = watch.departure.take() {
-        trace(watch, hub, kind, origin);
-    }
+    trace(watch, hub, kind, origin);
     bury_orphans(watch, hub);
 }
 
 fn trace(watch: &Watch, hub: &Hub, kind: TraceKind, origin: u64) {
+    if watch.tracing.get() {
+        return;
+    }
     let Some(tracer) = watch.tracer.borrow().clone() else {
         return;
     };

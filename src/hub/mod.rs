@@ -61,6 +61,7 @@ use self::reactor::Reactor;
 use self::run_queue::RunQueue;
 use self::shared::HubShared;
 use self::slab::Slab;
+use self::switch::Landed;
 use self::task::Task;
 use self::timers::{TimerKey, Timers};
 use self::wait::Waiter;
@@ -78,7 +79,7 @@ pub(crate) use self::reactor::Direction;
 pub(crate) use self::report::panic_deadlock;
 pub use self::report::report;
 pub(crate) use self::run::may_switch;
-pub(crate) use self::switch::{Anything, Arrival, Special, awaited_by, deliver, deliver_special};
+pub(crate) use self::switch::{Anything, Arrival, Special, awaited_by};
 pub(crate) use self::task::{Link, Local, State, TaskPtr, TaskRef};
 pub(crate) use self::unwind::{Payload, catch, contain, is_kill, is_timeout, rethrow};
 pub(crate) use self::wait::{Kind, Reason, WaitQueue, Woken, pause, wait_any};
@@ -114,8 +115,10 @@ pub(crate) struct Hub {
     io_budget: Cell<u32>,
     /// Retired greenlets since stacks were last looked through.
     retired: Cell<u32>,
-    /// Nobody has asked to be called when an explicit switch arrives.
-    unwatched: Cell<bool>,
+    /// What a landed value is marked with: whether its arrival is watched.
+    landed_value: Cell<Landed>,
+    /// The number of the last greenlet that ended in a switch to another.
+    ended: Cell<u64>,
     /// What the room `greenlet/` keeps of each hub.
     attachment: OnceCell<Box<dyn Any>>,
     /// After a fork, in the child: the greenlet whose stack carries the loop
@@ -213,7 +216,8 @@ impl Hub {
             external_waits: Cell::new(0),
             io_budget: Cell::new(io::BUDGET),
             retired: Cell::new(0),
-            unwatched: Cell::new(true),
+            landed_value: Cell::new(Landed::Value),
+            ended: Cell::new(0),
             attachment: OnceCell::new(),
             orphaned: Cell::new(false),
         };
@@ -245,16 +249,6 @@ impl Hub {
 
     pub(crate) fn shared(&self) -> Arc<HubShared> {
         Arc::clone(&self.shared.borrow())
-    }
-
-    /// Whether explicit switches may take the short way.
-    #[inline(always)]
-    pub(crate) fn is_unwatched(&self) -> bool {
-        self.unwatched.get()
-    }
-
-    pub(crate) fn set_unwatched(&self, unwatched: bool) {
-        self.unwatched.set(unwatched);
     }
 
     /// What another room keeps of this hub: one value, made when first asked for.

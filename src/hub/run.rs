@@ -116,6 +116,8 @@ impl Hub {
                 self.switch_away(task, next);
                 count.restore(saved);
             }
+            // An explicit switch: only another greenlet could answer it.
+            None if task.state.get() == State::Switched => report::abort_unwinding(self),
             None => self.block_thread(task),
         }
         task.unwinding.set(false);
@@ -171,7 +173,8 @@ impl Hub {
                 }
             };
             next = word.map(|next| TaskPtr(next.cast()));
-            if task.state.get() == State::Finished {
+            // Who ends does not say who is next.
+            if next.is_none() && task.state.get() == State::Finished {
                 next = self.queue.remove_first(task);
                 self.retire(task);
             }

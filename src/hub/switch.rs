@@ -43,10 +43,11 @@ pub(crate) enum Special {
     Deadlock,
 }
 
-/// How a pending switch ended.
+/// How a pending switch ended, where it is not just a value, or where somebody
+/// wants to know where it came from.
 pub(crate) enum Arrival<V> {
-    Value(V),
-    Special(Special),
+    Value(V, u64),
+    Special(Special, u64),
 }
 
 /// Tells a type. One function for each, so that equal addresses mean equal
@@ -58,10 +59,13 @@ fn type_of<V: 'static>() -> (TypeId, &'static str) {
 }
 
 /// What has arrived at a landing.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Landed {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Landed {
     Nothing,
+    /// A value, and nobody wants to know.
     Value,
+    /// A value, on a hub that is watched.
+    WatchedValue,
     Special,
 }
 
@@ -70,6 +74,8 @@ pub(crate) struct Head {
     /// The type of the value; `Anything` if all values are dropped.
     awaits: Awaits,
     landed: Cell<Landed>,
+    /// Who has delivered, for whoever watches; nobody if that one has ended.
+    from: Cell<Option<TaskPtr>>,
     /// There if `landed` says so.
     special: UnsafeCell<MaybeUninit<Special>>,
 }
@@ -87,31 +93,42 @@ pub(crate) struct Anything(Option<Box<dyn std::any::Any>>);
 
 impl Hub {
     /// Switches to `target` and hands it `value`. The value comes back if that
-    /// greenlet is not suspended in a switch, or awaits another type. The
-    /// current greenlet must not be unwinding.
+    /// greenlet is not suspended in a switch, or awaits another type.
+    ///
+    /// What comes back is given to `usual`, or, in the rare cases, to
+    /// `unusual`: two ways, so that the value of the short one stays in
+    /// registers.
     #[inline(always)]
-    pub(crate) fn switch<V: 'static>(&self, target: TaskPtr, value: V) -> Result<Arrival<V>, V> {
-        deliver(target, value)?;
-        Ok(self.change_places(target, Hub::switch_away))
+    pub(crate) fn switch<V: 'static, R>(
+        &self,
+        target: TaskPtr,
+        value: V,
+        usual: impl FnOnce(V) -> R,
+        unusual: impl FnOnce(Arrival<V>) -> R,
+    ) -> Result<R, V> {
+        self.deliver(target, value)?;
+        Ok(self.change_places(target, usual, unusual))
     }
 
     /// Suspends the current greenlet in a switch and runs `target` at once,
     /// which was delivered to or has not started.
     pub(crate) fn switch_to<V: 'static>(&self, target: TaskPtr) -> Arrival<V> {
-        self.change_places(target, Hub::leave)
+        self.change_places(target, |value| Arrival::Value(value, 0), |arrival| arrival)
     }
 
     #[inline(always)]
-    fn change_places<V: 'static>(
+    fn change_places<V: 'static, R>(
         &self,
         target: TaskPtr,
-        leave: impl FnOnce(&Hub, TaskPtr, Option<TaskPtr>),
-    ) -> Arrival<V> {
+        usual: impl FnOnce(V) -> R,
+        unusual: impl FnOnce(Arrival<V>) -> R,
+    ) -> R {
         let task = self.current();
         let landing = Landing::<V> {
             head: Head {
                 awaits: type_of::<V>,
                 landed: Cell::new(Landed::Nothing),
+                from: Cell::new(None),
                 special: UnsafeCell::new(MaybeUninit::uninit()),
             },
             value: UnsafeCell::new(MaybeUninit::uninit()),
@@ -120,24 +137,38 @@ impl Hub {
         task.state.set(State::Switched);
         target.state.set(State::Runnable);
         self.queue.replace_first(task, target);
-        leave(self, task, Some(target));
+        self.leave(task, Some(target));
         if landing.head.landed.get() == Landed::Value {
             // SAFETY: who wrote `landed` has written the value, and it is read
             // once.
-            return Arrival::Value(unsafe { (*landing.value.get()).assume_init_read() });
+            return usual(unsafe { (*landing.value.get()).assume_init_read() });
         }
-        Arrival::Special(self.special_arrival(task, &landing.head))
+        unusual(self.unusual_arrival(task, &landing))
     }
 
     #[cold]
-    fn special_arrival(&self, task: TaskPtr, head: &Head) -> Special {
-        if head.landed.get() == Landed::Special {
-            // SAFETY: as for the value.
-            return unsafe { (*head.special.get()).assume_init_read() };
+    fn unusual_arrival<V>(&self, task: TaskPtr, landing: &Landing<V>) -> Arrival<V> {
+        let origin = landing
+            .head
+            .from
+            .get()
+            .map_or(self.ended.get(), |from| from.id);
+        match landing.head.landed.get() {
+            Landed::Value | Landed::WatchedValue => {
+                // SAFETY: as in `change_places`.
+                let value = unsafe { (*landing.value.get()).assume_init_read() };
+                return Arrival::Value(value, origin);
+            }
+            Landed::Special => {
+                // SAFETY: as for the value.
+                let special = unsafe { (*landing.head.special.get()).assume_init_read() };
+                return Arrival::Special(special, origin);
+            }
+            Landed::Nothing => {}
         }
         if task.interrupts.get() & DEADLOCK != 0 {
             task.clear_interrupt(DEADLOCK);
-            return Special::Deadlock;
+            return Arrival::Special(Special::Deadlock, task.id);
         }
         // Nobody has switched here: this is a kill, or a timeout.
         interrupt::throw(self)
@@ -146,66 +177,86 @@ impl Hub {
     /// The current greenlet ends, and `target` runs next; it was delivered to,
     /// or has not started.
     pub(crate) fn end_into(&self, target: TaskPtr) {
+        if let Some(head) = landing_of(target) {
+            // This task will be gone when the target looks.
+            head.from.set(None);
+        }
+        self.ended.set(self.current().id);
         target.state.set(State::Runnable);
         self.queue.push_second(target);
     }
 }
 
-/// Writes a value into the landing of a greenlet that is suspended in a
-/// switch. Who delivers makes that greenlet run, with nothing in between: so
-/// nothing arrives twice, and nothing is overwritten.
-#[inline(always)]
-pub(crate) fn deliver<V: 'static>(target: TaskPtr, value: V) -> Result<(), V> {
-    let Some(head) = landing_of(target) else {
-        return Err(value);
-    };
-    if !ptr::fn_addr_eq(head.awaits, type_of::<V> as Awaits) {
-        return deliver_other(target, head, value);
-    }
-    // SAFETY: the landing awaits a `V`.
-    unsafe { write_value(target, head, value) };
-    Ok(())
-}
-
-#[cold]
-fn deliver_other<V: 'static>(target: TaskPtr, head: &Head, value: V) -> Result<(), V> {
-    let (awaited, _) = (head.awaits)();
-    if awaited == TypeId::of::<V>() {
+impl Hub {
+    /// Writes a value into the landing of a greenlet that is suspended in a
+    /// switch. Who delivers makes that greenlet run, with nothing in between:
+    /// so nothing arrives twice, and nothing is overwritten.
+    #[inline(always)]
+    pub(crate) fn deliver<V: 'static>(&self, target: TaskPtr, value: V) -> Result<(), V> {
+        let Some(head) = landing_of(target) else {
+            return Err(value);
+        };
+        if !ptr::fn_addr_eq(head.awaits, type_of::<V> as Awaits) {
+            return self.deliver_other(target, head, value);
+        }
         // SAFETY: the landing awaits a `V`.
-        unsafe { write_value(target, head, value) };
-        return Ok(());
+        unsafe { self.write_value(target, head, value) };
+        Ok(())
     }
-    if awaited != TypeId::of::<Anything>() {
-        return Err(value);
+
+    #[cold]
+    fn deliver_other<V: 'static>(&self, target: TaskPtr, head: &Head, value: V) -> Result<(), V> {
+        let (awaited, _) = (head.awaits)();
+        if awaited == TypeId::of::<V>() {
+            // SAFETY: the landing awaits a `V`.
+            unsafe { self.write_value(target, head, value) };
+            return Ok(());
+        }
+        if awaited != TypeId::of::<Anything>() {
+            return Err(value);
+        }
+        // Dropped by its receiver: a destructor may switch, and must not do so
+        // here.
+        let anything = Anything(Some(Box::new(value)));
+        // SAFETY: the landing awaits an `Anything`.
+        unsafe { self.write_value(target, head, anything) };
+        Ok(())
     }
-    // Dropped by its receiver: a destructor may switch, and must not do so here.
-    let anything = Anything(Some(Box::new(value)));
-    // SAFETY: the landing awaits an `Anything`.
-    unsafe { write_value(target, head, anything) };
-    Ok(())
-}
 
-/// # Safety
-/// `head` is that of the target's landing, which awaits a `V`.
-#[inline(always)]
-unsafe fn write_value<V: 'static>(target: TaskPtr, head: &Head, value: V) {
-    let landing: *const Landing<V> = target.landing.get().cast();
-    // SAFETY: the landing is alive, as in `landing_of`; by the caller's promise
-    // it has this type; and its greenlet, the only reader, does not run.
-    unsafe { (*(*landing).value.get()).write(value) };
-    head.landed.set(Landed::Value);
-}
+    /// # Safety
+    /// `head` is that of the target's landing, which awaits a `V`.
+    #[inline(always)]
+    unsafe fn write_value<V: 'static>(&self, target: TaskPtr, head: &Head, value: V) {
+        let landing: *const Landing<V> = target.landing.get().cast();
+        // SAFETY: the landing is alive, as in `landing_of`; by the caller's
+        // promise it has this type; and its greenlet, the only reader, does
+        // not run.
+        unsafe { (*(*landing).value.get()).write(value) };
+        head.landed.set(self.landed_value.get());
+        head.from.set(Some(self.current()));
+    }
 
-/// Puts something special into the landing of a greenlet that is suspended in
-/// a switch; gives it back where the greenlet is not.
-pub(crate) fn deliver_special(target: TaskPtr, special: Special) -> Result<(), Special> {
-    let Some(head) = landing_of(target) else {
-        return Err(special);
-    };
-    // SAFETY: the landing is alive, and its greenlet does not run.
-    unsafe { (*head.special.get()).write(special) };
-    head.landed.set(Landed::Special);
-    Ok(())
+    /// Puts something special into the landing of a greenlet that is suspended
+    /// in a switch; gives it back where the greenlet is not.
+    pub(crate) fn deliver_special(&self, target: TaskPtr, special: Special) -> Result<(), Special> {
+        let Some(head) = landing_of(target) else {
+            return Err(special);
+        };
+        // SAFETY: the landing is alive, and its greenlet does not run.
+        unsafe { (*head.special.get()).write(special) };
+        head.landed.set(Landed::Special);
+        head.from.set(Some(self.current()));
+        Ok(())
+    }
+
+    /// Has the arrivals of values watched, or not; those of specials always are.
+    pub(crate) fn watch_switches(&self, watched: bool) {
+        self.landed_value.set(if watched {
+            Landed::WatchedValue
+        } else {
+            Landed::Value
+        });
+    }
 }
 
 /// The name of the type that a greenlet awaits which is suspended in a switch.
