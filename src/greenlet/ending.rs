@@ -12,7 +12,7 @@ use crate::hub::{self, Anything, Arrival, Hub, Special, TaskPtr};
 pub(super) fn live<T: 'static>(node: Rc<Node>, body: Body<T>, value: T, origin: u64) {
     let outcome = hub::catch(move || {
         let hub = Hub::get();
-        if trace::is_watched(hub) {
+        if hub.is_watched() {
             trace::arrive(hub, TraceKind::Switch, origin);
         }
         body.call(value)

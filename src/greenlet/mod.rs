@@ -213,7 +213,7 @@ impl<T: 'static> Greenlet<T> {
         }
     }
 
-    /// A switch to one that is not simply suspended.
+    /// A switch to one that is not simply suspended, or that is watched.
     #[cold]
     fn switch_slowly(&self, hub: &Hub, value: T) -> Result<T, SwitchError<T>> {
         if self.node.is_unbound() {
@@ -224,9 +224,10 @@ impl<T: 'static> Greenlet<T> {
             return Ok(value);
         }
         match target.task() {
-            Some(task) => hub
-                .switch(task, value, Ok, |arrival| land(hub, arrival))
-                .unwrap_or_else(|value| Err(why_not(task, value))),
+            Some(task) => match hub.deliver(task, value) {
+                Ok(()) => land(hub, hub.switch_to(task)),
+                Err(value) => Err(why_not(task, value)),
+            },
             None => {
                 let task = node::start(hub, &target, value)?;
                 land(hub, hub.switch_to(task))

@@ -83,11 +83,6 @@ impl Watch {
     }
 }
 
-/// Whether switches of this hub are watched.
-pub(super) fn is_watched(hub: &Hub) -> bool {
-    hub.attachment::<Watch>().is_busy()
-}
-
 /// A switch has arrived in the current greenlet.
 #[cold]
 pub(super) fn arrive(hub: &Hub, kind: TraceKind, origin: u64) {

@@ -61,7 +61,6 @@ use self::reactor::Reactor;
 use self::run_queue::RunQueue;
 use self::shared::HubShared;
 use self::slab::Slab;
-use self::switch::Landed;
 use self::task::Task;
 use self::timers::{TimerKey, Timers};
 use self::wait::Waiter;
@@ -115,10 +114,9 @@ pub(crate) struct Hub {
     io_budget: Cell<u32>,
     /// Retired greenlets since stacks were last looked through.
     retired: Cell<u32>,
-    /// What a landed value is marked with: whether its arrival is watched.
-    landed_value: Cell<Landed>,
-    /// The number of the last greenlet that ended in a switch to another.
-    ended: Cell<u64>,
+    /// Whether explicit switches are watched, and then where the last came from.
+    watched: Cell<bool>,
+    origin: Cell<u64>,
     /// What the room `greenlet/` keeps of each hub.
     attachment: OnceCell<Box<dyn Any>>,
     /// After a fork, in the child: the greenlet whose stack carries the loop
@@ -216,8 +214,8 @@ impl Hub {
             external_waits: Cell::new(0),
             io_budget: Cell::new(io::BUDGET),
             retired: Cell::new(0),
-            landed_value: Cell::new(Landed::Value),
-            ended: Cell::new(0),
+            watched: Cell::new(false),
+            origin: Cell::new(0),
             attachment: OnceCell::new(),
             orphaned: Cell::new(false),
         };

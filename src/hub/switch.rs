@@ -52,39 +52,53 @@ pub(crate) enum Arrival<V> {
 
 /// Tells a type. One function for each, so that equal addresses mean equal
 /// types; where the addresses differ, the answers are compared.
-type Awaits = fn() -> (TypeId, &'static str);
+type Tell = fn() -> (TypeId, &'static str);
 
 fn type_of<V: 'static>() -> (TypeId, &'static str) {
     (TypeId::of::<V>(), std::any::type_name::<V>())
 }
 
-/// What has arrived at a landing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Landed {
-    Nothing,
-    /// A value, and nobody wants to know.
-    Value,
-    /// A value, on a hub that is watched.
-    WatchedValue,
-    Special,
+/// Takes the place of the awaited type when a value has landed. These three
+/// are known by their addresses, and an inlined function has more than one.
+#[inline(never)]
+fn value_landed() -> (TypeId, &'static str) {
+    type_of::<Value>()
+}
+struct Value;
+
+/// The same, for a value whose arrival is watched.
+#[inline(never)]
+fn watched_landed() -> (TypeId, &'static str) {
+    type_of::<Watched>()
+}
+struct Watched;
+
+/// The same, for something special.
+#[inline(never)]
+fn special_landed() -> (TypeId, &'static str) {
+    type_of::<Special>()
 }
 
 /// The part of a landing that does not depend on its type.
 pub(crate) struct Head {
-    /// The type of the value; `Anything` if all values are dropped.
-    awaits: Awaits,
-    landed: Cell<Landed>,
-    /// Who has delivered, for whoever watches; nobody if that one has ended.
-    from: Cell<Option<TaskPtr>>,
-    /// There if `landed` says so.
+    /// The type of the value; `Anything` if all values are dropped. Once
+    /// something has landed, what it is.
+    tell: Cell<Tell>,
+    /// There if `tell` says so.
     special: UnsafeCell<MaybeUninit<Special>>,
+}
+
+impl Head {
+    fn is(&self, tell: Tell) -> bool {
+        ptr::fn_addr_eq(self.tell.get(), tell)
+    }
 }
 
 /// Where a suspended switch waits for its value.
 #[repr(C)]
 struct Landing<V> {
     head: Head,
-    /// There if `landed` says so.
+    /// There if `tell` says so.
     value: UnsafeCell<MaybeUninit<V>>,
 }
 
@@ -93,7 +107,8 @@ pub(crate) struct Anything(Option<Box<dyn std::any::Any>>);
 
 impl Hub {
     /// Switches to `target` and hands it `value`. The value comes back if that
-    /// greenlet is not suspended in a switch, or awaits another type.
+    /// greenlet is not suspended in a switch, or awaits another type, or if
+    /// switches are watched: then the long way is to be taken.
     ///
     /// What comes back is given to `usual`, or, in the rare cases, to
     /// `unusual`: two ways, so that the value of the short one stays in
@@ -106,6 +121,9 @@ impl Hub {
         usual: impl FnOnce(V) -> R,
         unusual: impl FnOnce(Arrival<V>) -> R,
     ) -> Result<R, V> {
+        if self.is_watched() {
+            return Err(value);
+        }
         self.deliver(target, value)?;
         Ok(self.change_places(target, usual, unusual))
     }
@@ -113,6 +131,7 @@ impl Hub {
     /// Suspends the current greenlet in a switch and runs `target` at once,
     /// which was delivered to or has not started.
     pub(crate) fn switch_to<V: 'static>(&self, target: TaskPtr) -> Arrival<V> {
+        self.origin.set(self.current().id);
         self.change_places(target, |value| Arrival::Value(value, 0), |arrival| arrival)
     }
 
@@ -126,9 +145,7 @@ impl Hub {
         let task = self.current();
         let landing = Landing::<V> {
             head: Head {
-                awaits: type_of::<V>,
-                landed: Cell::new(Landed::Nothing),
-                from: Cell::new(None),
+                tell: Cell::new(type_of::<V>),
                 special: UnsafeCell::new(MaybeUninit::uninit()),
             },
             value: UnsafeCell::new(MaybeUninit::uninit()),
@@ -138,9 +155,8 @@ impl Hub {
         target.state.set(State::Runnable);
         self.queue.replace_first(task, target);
         self.leave(task, Some(target));
-        if landing.head.landed.get() == Landed::Value {
-            // SAFETY: who wrote `landed` has written the value, and it is read
-            // once.
+        if landing.head.is(value_landed) {
+            // SAFETY: who says so has written the value, and it is read once.
             return usual(unsafe { (*landing.value.get()).assume_init_read() });
         }
         unusual(self.unusual_arrival(task, &landing))
@@ -148,23 +164,15 @@ impl Hub {
 
     #[cold]
     fn unusual_arrival<V>(&self, task: TaskPtr, landing: &Landing<V>) -> Arrival<V> {
-        let origin = landing
-            .head
-            .from
-            .get()
-            .map_or(self.ended.get(), |from| from.id);
-        match landing.head.landed.get() {
-            Landed::Value | Landed::WatchedValue => {
-                // SAFETY: as in `change_places`.
-                let value = unsafe { (*landing.value.get()).assume_init_read() };
-                return Arrival::Value(value, origin);
-            }
-            Landed::Special => {
-                // SAFETY: as for the value.
-                let special = unsafe { (*landing.head.special.get()).assume_init_read() };
-                return Arrival::Special(special, origin);
-            }
-            Landed::Nothing => {}
+        if landing.head.is(watched_landed) {
+            // SAFETY: who says so has written the value, and it is read once.
+            let value = unsafe { (*landing.value.get()).assume_init_read() };
+            return Arrival::Value(value, self.origin.get());
+        }
+        if landing.head.is(special_landed) {
+            // SAFETY: as for the value.
+            let special = unsafe { (*landing.head.special.get()).assume_init_read() };
+            return Arrival::Special(special, self.origin.get());
         }
         if task.interrupts.get() & DEADLOCK != 0 {
             task.clear_interrupt(DEADLOCK);
@@ -177,17 +185,11 @@ impl Hub {
     /// The current greenlet ends, and `target` runs next; it was delivered to,
     /// or has not started.
     pub(crate) fn end_into(&self, target: TaskPtr) {
-        if let Some(head) = landing_of(target) {
-            // This task will be gone when the target looks.
-            head.from.set(None);
-        }
-        self.ended.set(self.current().id);
+        self.origin.set(self.current().id);
         target.state.set(State::Runnable);
         self.queue.push_second(target);
     }
-}
 
-impl Hub {
     /// Writes a value into the landing of a greenlet that is suspended in a
     /// switch. Who delivers makes that greenlet run, with nothing in between:
     /// so nothing arrives twice, and nothing is overwritten.
@@ -196,7 +198,7 @@ impl Hub {
         let Some(head) = landing_of(target) else {
             return Err(value);
         };
-        if !ptr::fn_addr_eq(head.awaits, type_of::<V> as Awaits) {
+        if !head.is(type_of::<V>) {
             return self.deliver_other(target, head, value);
         }
         // SAFETY: the landing awaits a `V`.
@@ -206,7 +208,7 @@ impl Hub {
 
     #[cold]
     fn deliver_other<V: 'static>(&self, target: TaskPtr, head: &Head, value: V) -> Result<(), V> {
-        let (awaited, _) = (head.awaits)();
+        let (awaited, _) = (head.tell.get())();
         if awaited == TypeId::of::<V>() {
             // SAFETY: the landing awaits a `V`.
             unsafe { self.write_value(target, head, value) };
@@ -232,8 +234,11 @@ impl Hub {
         // promise it has this type; and its greenlet, the only reader, does
         // not run.
         unsafe { (*(*landing).value.get()).write(value) };
-        head.landed.set(self.landed_value.get());
-        head.from.set(Some(self.current()));
+        head.tell.set(if self.is_watched() {
+            watched_landed
+        } else {
+            value_landed
+        });
     }
 
     /// Puts something special into the landing of a greenlet that is suspended
@@ -244,24 +249,24 @@ impl Hub {
         };
         // SAFETY: the landing is alive, and its greenlet does not run.
         unsafe { (*head.special.get()).write(special) };
-        head.landed.set(Landed::Special);
-        head.from.set(Some(self.current()));
+        head.tell.set(special_landed);
         Ok(())
     }
 
-    /// Has the arrivals of values watched, or not; those of specials always are.
+    /// Whether somebody wants to know of every switch.
+    #[inline(always)]
+    pub(crate) fn is_watched(&self) -> bool {
+        self.watched.get()
+    }
+
     pub(crate) fn watch_switches(&self, watched: bool) {
-        self.landed_value.set(if watched {
-            Landed::WatchedValue
-        } else {
-            Landed::Value
-        });
+        self.watched.set(watched);
     }
 }
 
 /// The name of the type that a greenlet awaits which is suspended in a switch.
 pub(crate) fn awaited_by(target: TaskPtr) -> Option<&'static str> {
-    landing_of(target).map(|head| (head.awaits)().1)
+    landing_of(target).map(|head| (head.tell.get())().1)
 }
 
 #[inline(always)]

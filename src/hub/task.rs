@@ -106,6 +106,7 @@ pub(crate) struct Local {
 }
 
 /// The record of one greenlet. It never moves.
+#[repr(C)]
 pub(crate) struct Task {
     // What every switch touches comes first, so that it shares cache lines.
     /// The next task in the run queue.
