@@ -1,5 +1,15 @@
 //! gevent for Rust: stackful coroutines on one OS thread, written as plain blocking code.
 
+#[cfg(not(all(
+    target_os = "linux",
+    target_env = "gnu",
+    any(target_arch = "x86_64", target_arch = "aarch64")
+)))]
+compile_error!(
+    "greenlet supports Linux with glibc only: tested on x86-64, untested on AArch64. \
+     musl, macOS, Windows and other systems are not supported."
+);
+
 pub mod error;
 pub mod hub;
 pub mod net;

@@ -34,7 +34,7 @@ pub(crate) struct Fibers {
     entry: fn(Suspender),
     default: Pool,
     /// Stacks of other sizes: few, so a search is quick.
-    others: RefCell<Vec<Box<Pool>>>,
+    others: RefCell<Vec<Pool>>,
 }
 
 impl Fibers {
@@ -83,7 +83,7 @@ impl Fibers {
         let at = match others.iter().position(|pool| pool.size == class) {
             Some(at) => at,
             None => {
-                others.push(Box::new(Pool::new(class)));
+                others.push(Pool::new(class));
                 others.len() - 1
             }
         };

@@ -157,11 +157,14 @@ where
         // SAFETY: the block is alive, as above.
         let result = unsafe { (*full).typed.result.get() };
         let ended = match body {
-            // The result is written where it stays: it may be large.
-            // SAFETY: handles look at the result only once the task has
-            // finished, which `finish` below makes true.
             Some(body) if task.interrupts.get() & KILL == 0 => {
-                match unwind::catch(|| unsafe { *result = Some(Ok(body())) }) {
+                let run = || {
+                    // The result is written where it stays: it may be large.
+                    // SAFETY: handles look at the result only once the task
+                    // has finished, which `finish` below makes true.
+                    unsafe { *result = Some(Ok(body())) }
+                };
+                match unwind::catch(run) {
                     Ok(()) => None,
                     Err(payload) if unwind::is_kill(&payload) => Some(Ended::Killed),
                     Err(payload) => Some(Ended::Panicked(payload)),

@@ -1,6 +1,6 @@
 //! The scheduler of one OS thread, and everything a greenlet waits with.
 //!
-//! Every OS thread gets a [`Hub`] on first use. The thread's own stack is its
+//! Every OS thread gets a hub on first use. The thread's own stack is its
 //! *main greenlet*, and a blocking call made there runs the hub's loop, on that
 //! very stack, until the call is answered:
 //!

@@ -2,10 +2,21 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+#[cfg(not(feature = "loom"))]
+use std::sync::{
+    Arc,
+    atomic::{AtomicU8, AtomicU32, Ordering},
+};
+#[cfg(not(feature = "loom"))]
 use std::task::{Wake, Waker};
 use std::time::Duration;
+
+// tests/loom compiles this file a second time.
+#[cfg(feature = "loom")]
+use loom::sync::{
+    Arc,
+    atomic::{AtomicU8, AtomicU32, Ordering},
+};
 
 use super::shared::HubShared;
 use super::wait::{self, Kind, Reason, Woken};
@@ -127,10 +138,6 @@ impl Parker {
             .is_answered()
     }
 
-    pub(crate) fn park_until(&self, deadline: Option<u64>) -> Woken {
-        self.wait(deadline)
-    }
-
     /// Takes the permit, if an `unpark` has left one.
     pub(crate) fn take_permit(&self) -> bool {
         let inner = &*self.inner;
@@ -220,6 +227,7 @@ impl Inner {
     }
 }
 
+#[cfg(not(feature = "loom"))]
 impl Wake for Inner {
     fn wake(self: Arc<Inner>) {
         self.unpark();
@@ -231,6 +239,7 @@ impl Wake for Inner {
 }
 
 /// The waker of a future that a greenlet polls between two parks.
+#[cfg(not(feature = "loom"))]
 impl From<Unparker> for Waker {
     fn from(unparker: Unparker) -> Waker {
         Waker::from(unparker.inner)

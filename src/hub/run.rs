@@ -47,7 +47,11 @@ pub(crate) fn may_switch() -> bool {
 
 impl Hub {
     /// Lets everybody who is runnable go first.
-    #[inline]
+    ///
+    /// Always inlined: the processor predicts a return by the calls before it,
+    /// which were another greenlet's, so each frame that is returned from after
+    /// the switch costs a misprediction, several times what the switch costs.
+    #[inline(always)]
     pub(crate) fn yield_now(&self) {
         let task = self.current();
         self.suspend_runnable(task);

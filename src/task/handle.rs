@@ -244,6 +244,9 @@ impl<T> JoinHandle<T> {
 
 /// Kill and timeout unwind. A program that is built with `panic = "abort"`
 /// cannot, and is told so when it is compiled.
+// The type makes it a check of its caller's callers: of those programs only
+// that use a call which unwinds.
+#[allow(clippy::extra_unused_type_parameters)]
 pub(crate) fn refuse_with_panic_abort<T>() {
     const {
         assert!(
