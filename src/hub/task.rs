@@ -242,7 +242,11 @@ pub(crate) struct TaskRef(TaskPtr);
 impl TaskRef {
     /// Another reference to a living task.
     pub(crate) fn new(task: TaskPtr) -> TaskRef {
-        task.refs.set(task.refs.get() + 1);
+        // As for `Rc`: a count that went round would free what is in use.
+        let Some(refs) = task.refs.get().checked_add(1) else {
+            std::process::abort();
+        };
+        task.refs.set(refs);
         TaskRef(task)
     }
 
