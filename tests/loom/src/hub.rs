@@ -50,6 +50,9 @@ pub(crate) fn with_hub<R>(body: impl FnOnce() -> R) -> R {
     result
 }
 
+/// The key of the one timer.
+pub(crate) struct Timer;
+
 impl Hub {
     fn new() -> Box<Hub> {
         let bell = Bell::new();
@@ -90,11 +93,12 @@ impl Hub {
 
     pub(crate) fn count_wait(&self, _: Kind, _: isize) {}
 
-    pub(crate) fn start_timer(&self, _: u64, TimerTarget::Waiter(waiter): TimerTarget) {
+    pub(crate) fn start_timer(&self, _: u64, TimerTarget::Waiter(waiter): TimerTarget) -> Timer {
         self.timer.set(Some(waiter));
+        Timer
     }
 
-    pub(crate) fn cancel_timer(&self, (): ()) {
+    pub(crate) fn cancel_timer(&self, _: Timer) {
         self.timer.set(None);
     }
 
@@ -103,6 +107,8 @@ impl Hub {
             task.state.set(State::Ready);
         }
     }
+
+    pub(crate) fn keep_sentinel(&self) {}
 
     pub(crate) fn suspend_runnable(&self, _: TaskPtr) {
         self.take_in_inbox();
