@@ -146,7 +146,7 @@ impl Hub {
                 interrupt::deadlock(self, task);
                 continue;
             }
-            self.sleep_in_reactor();
+            self.sleep_in_reactor(None);
         }
         // It goes on now; others that became ready keep their order.
         self.queue.move_first(task);
@@ -223,7 +223,7 @@ impl Hub {
         self.retired.set(retired);
         if retired == RETIRED_PER_TRIM {
             self.retired.set(0);
-            self.fibers.trim();
+            self.fibers.trim(self.coarse_now());
         }
     }
 
@@ -269,7 +269,7 @@ impl Hub {
             return;
         }
         self.current.set(self.main());
-        self.fibers.trim();
+        let trim_again = self.fibers.trim(self.coarse_now());
         if self.timers.borrow().len() == 0 && self.nobody_outside() {
             // A thread that has ended meanwhile, or a helper that has become
             // idle, may have woken somebody before it did.
@@ -279,7 +279,7 @@ impl Hub {
             }
             return;
         }
-        self.sleep_in_reactor();
+        self.sleep_in_reactor(trim_again);
     }
 
     /// Fires what is due, in the order of the deadlines.
