@@ -30,6 +30,12 @@ const TRIM_BATCH: usize = 1024;
 /// needed for a while (nanoseconds).
 const KEPT_FIBERS: usize = 4096;
 const UNUSED_FOR: u64 = 1_000_000_000;
+/// A hub that is never at leisure looks at its stacks this often (nanoseconds):
+/// each look is a system call.
+const LOOKS_APART: u64 = 100_000_000;
+/// Stacks are touched page by page, so one that went deep has memory here, just
+/// below what is kept.
+const LOOKED_AT: usize = 16 << 10;
 
 /// All fibers of one hub.
 pub(crate) struct Fibers {
@@ -68,11 +74,13 @@ impl Fibers {
     }
 
     /// Gives back the memory of stacks that went deep, and of many idle ones.
-    /// Takes the time, and says when there is more to give back, if there is.
-    pub(crate) fn trim(&self, now: u64) -> Option<u64> {
-        let mut again = self.default.trim(now);
+    /// Takes the time, and whether there is time for a closer look; says when
+    /// there is more to give back, if there is.
+    pub(crate) fn trim(&self, now: u64, at_leisure: bool) -> Option<u64> {
+        let mut again = self.default.trim(now, at_leisure);
         for pool in &*self.others.borrow() {
-            again = [again, pool.trim(now)].into_iter().flatten().min();
+            let other = pool.trim(now, at_leisure);
+            again = [again, other].into_iter().flatten().min();
         }
         again
     }
@@ -109,6 +117,8 @@ struct Pool {
     /// of `free` were not needed.
     unused: Cell<usize>,
     since: Cell<u64>,
+    /// When stacks were last looked at for how deep they went.
+    looked: Cell<u64>,
     /// The tops of guarded slots that have no fiber.
     fresh: RefCell<Vec<usize>>,
     arenas: RefCell<Vec<Arena>>,
@@ -126,6 +136,7 @@ impl Pool {
             clean: Cell::new(0),
             unused: Cell::new(0),
             since: Cell::new(0),
+            looked: Cell::new(0),
             fresh: RefCell::new(Vec::new()),
             arenas: RefCell::new(Vec::new()),
             built: Cell::new(0),
@@ -206,9 +217,14 @@ impl Pool {
         self.spare.set(self.spare.get() + 1);
     }
 
-    fn trim(&self, now: u64) -> Option<u64> {
+    fn trim(&self, now: u64, at_leisure: bool) -> Option<u64> {
         let again = self.trim_unused(now);
-        self.trim_deep();
+        if at_leisure || now >= self.looked.get() + LOOKS_APART {
+            self.looked.set(now);
+            if self.trim_deep() && at_leisure {
+                return Some(now);
+            }
+        }
         again
     }
 
@@ -244,18 +260,21 @@ impl Pool {
         (free.len() > KEPT_FIBERS).then_some(now + UNUSED_FOR)
     }
 
-    fn trim_deep(&self) {
+    /// Looks at some of the stacks that were used; whether there are more.
+    fn trim_deep(&self) -> bool {
         let mut free = self.free.borrow_mut();
         let from = self.clean.get();
         let to = free.len().min(from + TRIM_BATCH);
         for fiber in &free[from..to] {
             let mut deep = fiber.whole_stack();
             deep.end -= KEPT_BYTES;
-            if has_memory(&deep) {
+            let near = deep.start.max(deep.end.saturating_sub(LOOKED_AT))..deep.end;
+            if has_memory(&near) {
                 give_memory_back(deep);
             }
         }
         self.clean.set(to);
+        to < free.len()
     }
 }
 
@@ -389,7 +408,7 @@ mod tests {
         let mut deep = fibers.default.free.borrow()[0].whole_stack();
         deep.end -= KEPT_BYTES;
         assert!(has_memory(&deep));
-        fibers.trim(0);
+        fibers.trim(0, true);
         assert!(!has_memory(&deep));
         // And it works as before.
         run_one(&fibers, StackSize::DEFAULT);
@@ -405,21 +424,21 @@ mod tests {
             fibers.reserve(StackSize::DEFAULT).unwrap();
         }
         let taken: Vec<Fiber> = (0..many).map(|_| fibers.take(StackSize::DEFAULT)).collect();
-        assert_eq!(fibers.trim(1), None);
+        assert_eq!(fibers.trim(1, true), None);
         taken.into_iter().for_each(|fiber| fibers.give(fiber));
         let idle = || fibers.default.free.borrow().len();
         // A second has to pass in which they stay idle.
-        let due = fibers.trim(2).unwrap();
+        let due = fibers.trim(2, true).unwrap();
         assert_eq!((due, idle()), (1 + UNUSED_FOR, many));
-        let due = fibers.trim(due).unwrap();
+        let due = fibers.trim(due, true).unwrap();
         assert_eq!(
             (due, idle()),
             (1 + 2 * UNUSED_FOR, many),
             "they were in use at its start"
         );
-        assert_eq!(fibers.trim(due), Some(due), "one batch at a time");
+        assert_eq!(fibers.trim(due, true), Some(due), "one batch at a time");
         assert_eq!(idle(), many - TRIM_BATCH);
-        assert_eq!(fibers.trim(due), None);
+        assert_eq!(fibers.trim(due, true), None);
         assert_eq!(idle(), KEPT_FIBERS);
         // What was given back is used again.
         for _ in 0..many {
