@@ -462,7 +462,7 @@ impl World {
 fn chaos(seed: u64) {
     let world = Rc::new(World::default());
     world.random.set(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-    for _ in 0..200 {
+    for _ in 0..150 {
         world.act();
     }
     // Whatever still goes on ends here.
