@@ -230,6 +230,9 @@ fn without_a_listener_the_signal_has_its_usual_effect_again() {
         "without_a_listener_the_signal_has_its_usual_effect_again",
         || {
             let code = fork(|| {
+                // A shell's background jobs are started with SIGINT ignored.
+                // SAFETY: nothing is called.
+                unsafe { libc::signal(SIGINT, libc::SIG_DFL) };
                 let signals = Signals::new(&[SIGINT]).unwrap();
                 send(SIGINT);
                 assert_eq!(signals.wait().unwrap(), SIGINT);
