@@ -226,6 +226,12 @@ impl<V> std::fmt::Debug for SwitchError<V> {
 #[error("deadlock: every greenlet of this thread waits for another one")]
 pub struct Deadlock;
 
+/// The greenlet is ending, and the variable's value has been destroyed, or
+/// could not be destroyed any more if it were made now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the greenlet-local variable has been destroyed")]
+pub struct AccessError;
+
 /// Time was up first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("the time is up")]

@@ -305,7 +305,7 @@ fn a_results_destructor_may_block() {
         let log = log.clone();
         defer(move || {
             sleep(MS);
-            spawn(|| yield_now()).join().unwrap();
+            spawn(yield_now).join().unwrap();
             log.add("dropped");
         })
     };

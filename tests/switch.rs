@@ -2,11 +2,11 @@
 
 mod common;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use common::{Log, OnDrop, alone, defer, flag, fork, quiet_panics, run_alone, watchdog};
+use common::{Log, OnDrop, defer, flag, fork, quiet_panics, run_alone, watchdog};
 use greenlet::error::{JoinError, ParentError, SwitchError};
 use greenlet::{Greenlet, GreenletState, sleep, spawn, yield_now};
 
@@ -568,7 +568,7 @@ fn unwindings_on_two_stacks_do_not_cross() {
 fn the_process_ends_well_with_nested_greenlets_suspended() {
     fn nest(depth: u32) {
         if depth == 0 {
-            return std::process::exit(0);
+            std::process::exit(0);
         }
         let inner = Greenlet::new(move |depth: u32| {
             nest(depth - 1);
@@ -745,19 +745,22 @@ fn the_result_for_a_parent_that_waits_elsewhere_is_dropped_and_the_hub_goes_on()
 }
 
 #[test]
-fn switching_among_themselves_for_ever_is_a_deadlock_for_nobody_but_waiting_is() {
+fn a_switch_that_nothing_can_answer_is_a_deadlock() {
     let _watchdog = watchdog();
-    alone(
-        "switching_among_themselves_for_ever_is_a_deadlock_for_nobody_but_waiting_is",
-        || {
-            // Its only way on is a switch from main, which waits for it.
-            let stuck = Greenlet::new(|n: i32| {
-                greenlet::hub::Parker::new().park();
-                n
-            });
-            assert!(matches!(stuck.try_switch(1), Err(SwitchError::Deadlock(_))));
-        },
-    );
+    // Two that wait for each other, and a third that waits for one of them.
+    let (one, two) = (Rc::new(OnceCell::new()), Rc::new(OnceCell::new()));
+    let wait_for = |other: &Rc<OnceCell<greenlet::JoinHandle<()>>>| {
+        let other = Rc::clone(other);
+        move || other.get().unwrap().wait()
+    };
+    one.set(spawn(wait_for(&two))).unwrap();
+    two.set(spawn(wait_for(&one))).unwrap();
+    let wait = wait_for(&one);
+    let stuck = Greenlet::new(move |n: i32| {
+        wait();
+        n
+    });
+    assert!(matches!(stuck.try_switch(1), Err(SwitchError::Deadlock(_))));
 }
 
 #[test]
@@ -791,17 +794,16 @@ fn killing_a_spawned_greenlet_ends_its_pending_switch() {
 #[test]
 fn a_long_line_of_parents_is_dropped_without_a_deep_stack() {
     let _watchdog = watchdog();
-    spawn(|| {
+    let line = || {
         let mut last = Greenlet::<()>::unbound();
-        for _ in 0..100_000 {
+        for _ in 0..3000 {
             let next = Greenlet::<()>::unbound();
-            next.set_parent(&last)
-                .unwrap_or_else(|error| panic!("{error}"));
+            next.set_parent(&last).unwrap();
             last = next;
         }
-    })
-    .join()
-    .unwrap();
+    };
+    let small = greenlet::Builder::new().stack_size(32 << 10);
+    small.spawn(line).unwrap().join().unwrap();
 }
 
 #[test]
@@ -809,7 +811,7 @@ fn a_greenlet_has_the_name_and_the_stack_that_its_builder_was_given() {
     let _watchdog = watchdog();
     let deep = greenlet::Builder::new()
         .name("deep")
-        .stack_size(2 << 20)
+        .stack_size(8 << 20)
         .greenlet(|n: usize| {
             let buffer = std::hint::black_box([1u8; 1 << 20]);
             buffer[n] as usize

@@ -180,11 +180,6 @@ impl Arena {
         self.guarded
     }
 
-    /// How the guards are made.
-    pub(crate) fn kind(&self) -> GuardKind {
-        self.kind
-    }
-
     /// Gives the arena back to the kernel. Without this call it stays mapped for ever.
     ///
     /// # Safety

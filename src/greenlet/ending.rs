@@ -45,7 +45,6 @@ fn bequeath<T: 'static>(node: Rc<Node>, mut legacy: Legacy<T>) {
         };
         match next {
             Next::Run(task) => return hub.end_into(task),
-            Next::Nobody => return,
             Next::Parent(rest) if ancestor.is_dead() || ancestor.task().is_none() => {
                 legacy = rest;
                 heir = ancestor.parent(hub);
@@ -61,7 +60,6 @@ enum Next<T> {
     Run(TaskPtr),
     /// This one does not take it.
     Parent(Legacy<T>),
-    Nobody,
 }
 
 /// An ancestor that has started takes a legacy if it is suspended in a switch.

@@ -112,10 +112,6 @@ impl NodeRef {
         node
     }
 
-    pub(super) fn node(&self) -> &Rc<Node> {
-        &self.0
-    }
-
     pub(super) fn id(&self) -> u64 {
         self.0.id
     }
@@ -389,10 +385,9 @@ impl Drop for NodeRef {
     fn drop(&mut self) {
         let handles = self.0.handles.get() - 1;
         self.0.handles.set(handles);
-        if handles == 0 && self.0.options.is_some() && self.0.is_alive() {
-            if !self.0.kill_abandoned() {
-                trace::adopt_orphan(&self.0);
-            }
+        let abandoned = handles == 0 && self.0.options.is_some() && self.0.is_alive();
+        if abandoned && !self.0.kill_abandoned() {
+            trace::adopt_orphan(&self.0);
         }
     }
 }

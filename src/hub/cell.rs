@@ -157,11 +157,14 @@ where
         // SAFETY: the block is alive, as above.
         let result = unsafe { (*full).typed.result.get() };
         let ended = match body {
-            // The result is written where it stays: it may be large.
-            // SAFETY: handles look at the result only once the task has
-            // finished, which `finish` below makes true.
             Some(body) if task.interrupts.get() & KILL == 0 => {
-                match unwind::catch(|| unsafe { *result = Some(Ok(body())) }) {
+                // The body is moved and its result written as seldom as can
+                // be: both may be large.
+                match unwind::catch(|| {
+                    // SAFETY: handles look at the result only once the task
+                    // has finished, which `finish` below makes true.
+                    unsafe { *result = Some(Ok(body())) }
+                }) {
                     Ok(()) => None,
                     Err(payload) if unwind::is_kill(&payload) => Some(Ended::Killed),
                     Err(payload) => Some(Ended::Panicked(payload)),
@@ -189,6 +192,7 @@ where
             // user's destructors.
             // SAFETY: as above.
             unwind::contain(|| unsafe { *result = None });
+            // A destructor in it may have used further variables.
             task::drop_locals(task);
         }
         task::finish(task);

@@ -103,6 +103,9 @@ fn take_away(hub: *const Hub) {
         tasks.len() == 1 && (*hub).current() == main && main.refs.get() == MAIN_REFS
     };
     HUB.set(ptr::null());
+    // SAFETY: as above. The main greenlet's locals are leaked, for their
+    // destructors may use thread-locals that are gone.
+    unsafe { (*hub).main.extra.take().map(std::mem::forget) };
     if alone {
         // SAFETY: this was the thread's hub, no task of it is left but the
         // main one, and nothing keeps references to a hub.

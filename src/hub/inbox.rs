@@ -22,16 +22,15 @@
 //! The model of this file is checked with loom, in `tests/loom`.
 
 #[cfg(feature = "loom")]
-use loom::sync::{
-    Mutex, MutexGuard,
-    atomic::{AtomicBool, Ordering},
-};
+use crate::shim::{AtomicBool, OnceLock};
+#[cfg(feature = "loom")]
+use loom::sync::{Mutex, MutexGuard, atomic::Ordering};
+use std::sync::PoisonError;
 #[cfg(not(feature = "loom"))]
 use std::sync::{
-    Mutex, MutexGuard,
+    Mutex, MutexGuard, OnceLock,
     atomic::{AtomicBool, Ordering},
 };
-use std::sync::{OnceLock, PoisonError};
 
 /// One wake-up: the key of the task and the token of the wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

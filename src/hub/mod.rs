@@ -1,6 +1,6 @@
 //! The scheduler of one OS thread, and everything a greenlet waits with.
 //!
-//! Every OS thread gets a [`Hub`] on first use. The thread's own stack is its
+//! Every OS thread gets a hub on first use. The thread's own stack is its
 //! *main greenlet*, and a blocking call made there runs the hub's loop, on that
 //! very stack, until the call is answered:
 //!
@@ -71,15 +71,17 @@ use crate::sys::{clock, thread_end};
 pub(crate) use self::cell::{Ended, Handle};
 pub use self::end::shutdown;
 pub(crate) use self::interrupt::{TimeoutFrame, check_interrupts, kill, throw_kill};
-pub(crate) use self::io::Io;
+pub(crate) use self::io::{Io, Patience};
 pub use self::parker::{Parker, Unparker};
 pub(crate) use self::reactor::Direction;
 pub(crate) use self::report::panic_deadlock;
 pub use self::report::report;
 pub(crate) use self::run::may_switch;
 pub(crate) use self::switch::{Anything, Arrival, Special, awaited_by};
-pub(crate) use self::task::{Link, Local, State, TaskPtr, TaskRef};
-pub(crate) use self::unwind::{Payload, catch, contain, is_kill, is_timeout, rethrow};
+pub(crate) use self::task::{Link, Local, LocalValue, State, TaskPtr, TaskRef};
+pub(crate) use self::unwind::{
+    Payload, catch, contain, is_interrupt, is_kill, is_timeout, rethrow,
+};
 pub(crate) use self::wait::{Kind, Reason, WaitQueue, Woken, pause, wait_any};
 pub use crate::coroutine::StackSize;
 

@@ -2,9 +2,21 @@
 
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+#[cfg(not(feature = "loom"))]
+use std::sync::{
+    Arc,
+    atomic::{AtomicU8, AtomicU32, Ordering},
+};
+#[cfg(not(feature = "loom"))]
+use std::task::{Wake, Waker};
 use std::time::Duration;
+
+// tests/loom compiles this file a second time.
+#[cfg(feature = "loom")]
+use loom::sync::{
+    Arc,
+    atomic::{AtomicU8, AtomicU32, Ordering},
+};
 
 use super::shared::HubShared;
 use super::wait::{self, Kind, Reason, Woken};
@@ -37,6 +49,8 @@ const NOTIFIED: u8 = 2;
 /// ```
 pub struct Parker {
     inner: Arc<Inner>,
+    reason: Reason,
+    kind: Kind,
     not_send: PhantomData<*const ()>,
 }
 
@@ -72,6 +86,16 @@ impl Parker {
     /// A parker for the current greenlet.
     #[must_use]
     pub fn new() -> Parker {
+        Parker::for_reason(Reason::new("parked"), Kind::Shared)
+    }
+
+    /// A parker that the outside wakes: as long as it waits, nobody takes its
+    /// hub for deadlocked.
+    pub(crate) fn for_outside(reason: Reason) -> Parker {
+        Parker::for_reason(reason, Kind::External)
+    }
+
+    fn for_reason(reason: Reason, kind: Kind) -> Parker {
         let hub = Hub::get();
         Parker {
             inner: Arc::new(Inner {
@@ -80,6 +104,8 @@ impl Parker {
                 task: hub.current().key.get().to_u64(),
                 token: AtomicU32::new(0),
             }),
+            reason,
+            kind,
             not_send: PhantomData,
         }
     }
@@ -112,8 +138,14 @@ impl Parker {
             .is_answered()
     }
 
-    pub(crate) fn park_until(&self, deadline: Option<u64>) -> Woken {
-        self.wait(deadline)
+    /// Takes the permit, if an `unpark` has left one.
+    pub(crate) fn take_permit(&self) -> bool {
+        let inner = &*self.inner;
+        let taken =
+            inner
+                .state
+                .compare_exchange(NOTIFIED, EMPTY, Ordering::Acquire, Ordering::Relaxed);
+        taken.is_ok()
     }
 
     fn wait(&self, deadline: Option<u64>) -> Woken {
@@ -130,9 +162,8 @@ impl Parker {
         // Whichever way this wait is left, the next one starts afresh; a
         // permit that came too late for this one is kept for it.
         let _guard = Leave(inner);
-        let reason = Reason::new("parked");
         let mut already = false;
-        let woken = wait::pause(reason, Kind::Shared, deadline, |waiter| {
+        let woken = wait::pause(self.reason, self.kind, deadline, |waiter| {
             inner.token.store(waiter.token(), Ordering::Relaxed);
             already = inner
                 .state
@@ -177,17 +208,41 @@ impl Unparker {
     /// Wakes the greenlet, or leaves it a permit. May be called any number of
     /// times, from any thread, also when the greenlet has long ended.
     pub fn unpark(&self) {
-        let inner = &*self.inner;
-        if inner.state.swap(NOTIFIED, Ordering::AcqRel) != PARKED {
+        self.inner.unpark();
+    }
+}
+
+impl Inner {
+    fn unpark(&self) {
+        if self.state.swap(NOTIFIED, Ordering::AcqRel) != PARKED {
             return;
         }
-        let address = (inner.task, inner.token.load(Ordering::Relaxed));
+        let address = (self.task, self.token.load(Ordering::Relaxed));
         match Hub::try_current() {
-            Some(hub) if std::ptr::eq(hub.shared_ptr(), &*inner.hub) => {
+            Some(hub) if std::ptr::eq(hub.shared_ptr(), &*self.hub) => {
                 hub.notified(address.0, address.1);
             }
-            _ => inner.hub.push(address),
+            _ => self.hub.push(address),
         }
+    }
+}
+
+#[cfg(not(feature = "loom"))]
+impl Wake for Inner {
+    fn wake(self: Arc<Inner>) {
+        self.unpark();
+    }
+
+    fn wake_by_ref(self: &Arc<Inner>) {
+        self.unpark();
+    }
+}
+
+/// The waker of a future that a greenlet polls between two parks.
+#[cfg(not(feature = "loom"))]
+impl From<Unparker> for Waker {
+    fn from(unparker: Unparker) -> Waker {
+        Waker::from(unparker.inner)
     }
 }
 

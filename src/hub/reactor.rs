@@ -57,6 +57,9 @@ pub(super) struct Side {
     maybe_ready: Cell<bool>,
     /// The peer has closed it, or it failed: it is ready from now on.
     finished: Cell<bool>,
+    /// Urgent data has come: a read that stops at its mark is short, though
+    /// there is more behind.
+    urgent: Cell<bool>,
 }
 
 impl Side {
@@ -65,6 +68,7 @@ impl Side {
             waiters: WaitQueue::new(),
             maybe_ready: Cell::new(true),
             finished: Cell::new(false),
+            urgent: Cell::new(false),
         }
     }
 
@@ -77,9 +81,17 @@ impl Side {
         self.waiters.wake_all();
     }
 
+    /// An operation has answered `WouldBlock`.
     pub(super) fn exhausted(&self) {
         if !self.finished.get() {
             self.maybe_ready.set(false);
+        }
+    }
+
+    /// An operation has got less than it asked for.
+    pub(super) fn came_up_short(&self) {
+        if !self.urgent.get() {
+            self.exhausted();
         }
     }
 
@@ -156,7 +168,7 @@ impl Reactor {
         let index = usize::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
         self.generation = self.generation.wrapping_add(1);
         let token = Token((self.generation as usize) << 32 | index);
-        let interest = Interest::READABLE | Interest::WRITABLE;
+        let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
         match self
             .poll
             .registry()
@@ -218,6 +230,9 @@ impl Reactor {
                 continue;
             }
             let failed = event.is_error();
+            if event.is_priority() {
+                source.read.urgent.set(true);
+            }
             if event.is_readable() || event.is_read_closed() || failed {
                 source.read.ready(event.is_read_closed() || failed);
             }
@@ -253,10 +268,13 @@ impl Wake for Waker {
     }
 }
 
-/// Takes a descriptor out of another thread's reactor.
-pub(super) fn deregister_elsewhere(shared: &HubShared, fd: RawFd) {
+/// Takes a descriptor out of another thread's reactor: out of the kernel's set
+/// at once, for the number may soon be somebody else's. The record of it, and
+/// who waits there, only that hub may touch, so it is left a note.
+pub(super) fn deregister_elsewhere(shared: &HubShared, fd: RawFd, owner: u64) {
     if let Some(registry) = shared.registry.get() {
         let _ = registry.deregister(&mut SourceFd(&fd));
+        shared.push_retired(fd, owner);
     }
 }
 
@@ -285,6 +303,15 @@ impl Hub {
         }
     }
 
+    /// Takes out what other threads have closed.
+    #[cold]
+    pub(super) fn deregister_retired(&self) {
+        let retired = self.shared.borrow().take_retired();
+        for (fd, owner) in retired {
+            self.deregister_source(fd, owner);
+        }
+    }
+
     fn ensure_reactor(&self) -> io::Result<()> {
         let mut reactor = self.reactor.borrow_mut();
         if reactor.is_none() {
@@ -303,8 +330,11 @@ impl Hub {
     }
 
     /// Sleeps until the next deadline, an event, or a call from outside.
-    pub(super) fn sleep_in_reactor(&self) {
-        let deadline = self.timers.borrow().next_deadline();
+    /// Not for longer than until `housekeeping`, if there is something to be
+    /// done then.
+    pub(super) fn sleep_in_reactor(&self, housekeeping: Option<u64>) {
+        let next = self.timers.borrow().next_deadline();
+        let deadline = [next, housekeeping].into_iter().flatten().min();
         if self.ensure_reactor().is_err() {
             let wait = deadline.map_or(RETRY, |deadline| {
                 Duration::from_nanos(deadline.saturating_sub(clock::now_ns())).min(RETRY)

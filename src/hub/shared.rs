@@ -1,7 +1,8 @@
 //! The part of a hub that other threads may touch.
 
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::inbox::{Inbox, Message};
 use crate::sys::fork;
@@ -17,7 +18,12 @@ pub(crate) struct HubShared {
     pub(crate) inbox: Inbox<mio::Waker>,
     /// For taking descriptors out of the reactor from another thread.
     pub(crate) registry: OnceLock<mio::Registry>,
+    /// Descriptors that other threads have closed, with their owners.
+    retired: Mutex<Vec<(RawFd, u64)>>,
 }
+
+/// The key of no greenlet: a message to it says that `retired` has grown.
+const NOBODY: u64 = u64::MAX;
 
 impl HubShared {
     pub(crate) fn new(number: u64) -> Arc<HubShared> {
@@ -27,6 +33,7 @@ impl HubShared {
             closed: AtomicBool::new(false),
             inbox: Inbox::new(),
             registry: OnceLock::new(),
+            retired: Mutex::new(Vec::new()),
         })
     }
 
@@ -45,6 +52,21 @@ impl HubShared {
         if !self.is_closed() {
             self.inbox.push(Message { key, token });
         }
+    }
+
+    /// Leaves a note that a descriptor was closed. The hub finds it when it
+    /// meets a message for a greenlet that does not exist.
+    pub(crate) fn push_retired(&self, fd: RawFd, owner: u64) {
+        self.retired().push((fd, owner));
+        self.push((NOBODY, 0));
+    }
+
+    pub(crate) fn take_retired(&self) -> Vec<(RawFd, u64)> {
+        std::mem::take(&mut *self.retired())
+    }
+
+    fn retired(&self) -> std::sync::MutexGuard<'_, Vec<(RawFd, u64)>> {
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -102,8 +102,8 @@ struct Landing<V> {
     value: UnsafeCell<MaybeUninit<V>>,
 }
 
-/// What a switch awaits that drops whatever arrives.
-pub(crate) struct Anything(Option<Box<dyn std::any::Any>>);
+/// What a switch awaits that drops whatever arrives: it is only kept until then.
+pub(crate) struct Anything(#[allow(dead_code)] Box<dyn std::any::Any>);
 
 impl Hub {
     /// Switches to `target` and hands it `value`. The value comes back if that
@@ -219,7 +219,7 @@ impl Hub {
         }
         // Dropped by its receiver: a destructor may switch, and must not do so
         // here.
-        let anything = Anything(Some(Box::new(value)));
+        let anything = Anything(Box::new(value));
         // SAFETY: the landing awaits an `Anything`.
         unsafe { self.write_value(target, head, anything) };
         Ok(())

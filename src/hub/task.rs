@@ -100,9 +100,29 @@ pub(crate) struct Link {
 
 /// One value of a `greenlet_local!` variable.
 pub(crate) struct Local {
-    /// The address of the variable.
-    pub(crate) key: usize,
-    pub(crate) value: std::rc::Rc<dyn std::any::Any>,
+    /// The address of the variable and the type of its value.
+    pub(crate) key: (usize, std::any::TypeId),
+    pub(crate) value: LocalValue,
+}
+
+/// What has become of it.
+#[derive(Clone)]
+pub(crate) enum LocalValue {
+    /// Its initialiser runs.
+    Initialising,
+    Alive(std::rc::Rc<dyn std::any::Any>),
+    /// Its destructor runs, or has run: it does not come back.
+    Destroyed,
+}
+
+impl Local {
+    /// Takes the value out, for its destructor to run.
+    fn destroy(&mut self) -> Option<LocalValue> {
+        match self.value {
+            LocalValue::Alive(_) => Some(std::mem::replace(&mut self.value, LocalValue::Destroyed)),
+            LocalValue::Initialising | LocalValue::Destroyed => None,
+        }
+    }
 }
 
 /// The record of one greenlet. It never moves.
@@ -280,8 +300,9 @@ pub(crate) fn release(task: TaskPtr) {
     }
 }
 
-/// Drops the values of a task's `greenlet_local!` variables, on its own stack.
-/// A destructor may set further ones; those are dropped too.
+/// Drops the values of a task's `greenlet_local!` variables, on its own stack,
+/// the last one first. A destructor may use further variables for the first
+/// time; those are dropped too.
 #[inline]
 pub(crate) fn drop_locals(task: TaskPtr) {
     if task.has_extra.get() {
@@ -293,7 +314,7 @@ pub(crate) fn drop_locals(task: TaskPtr) {
 fn drop_locals_of(task: TaskPtr) {
     loop {
         let local = match task.extra.borrow_mut().as_mut() {
-            Some(extra) => extra.locals.pop(),
+            Some(extra) => extra.locals.iter_mut().rev().find_map(Local::destroy),
             None => None,
         };
         match local {

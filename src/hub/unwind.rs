@@ -44,6 +44,11 @@ pub(crate) fn is_kill(payload: &Payload) -> bool {
     payload.is::<Kill>()
 }
 
+/// Whether this payload is a kill, or a timeout of whatever frame.
+pub(crate) fn is_interrupt(payload: &Payload) -> bool {
+    is_kill(payload) || payload.is::<TimedOut>()
+}
+
 /// Whether this payload belongs to the `timeout` frame numbered `id`.
 pub(crate) fn is_timeout(payload: &Payload, id: u64) -> bool {
     matches!(payload.downcast_ref(), Some(TimedOut(owner)) if *owner == id)

@@ -20,8 +20,18 @@
 
 use std::cell::Cell;
 use std::ptr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+#[cfg(not(feature = "loom"))]
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
+// tests/loom compiles this file a second time.
+#[cfg(feature = "loom")]
+use loom::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
 
 use super::interrupt;
 use super::shared::HubShared;
@@ -106,7 +116,7 @@ pub(crate) struct Waiter {
 
 impl Waiter {
     /// A wait of the current greenlet. It must not move once it is queued.
-    fn new(hub: &Hub, reason: Reason, kind: Kind, interruptible: bool) -> Waiter {
+    pub(super) fn new(hub: &Hub, reason: Reason, kind: Kind, interruptible: bool) -> Waiter {
         let task = hub.current();
         let token = task.token.get().wrapping_add(1);
         task.token.set(token);
@@ -148,7 +158,7 @@ impl Waiter {
     /// The caller keeps the waiter from leaving its frame until this returns:
     /// on the same hub nothing else runs meanwhile, and across threads the
     /// queue it is in stands under a lock that the waiter takes before it goes.
-    fn answer(&self, index: u32) -> bool {
+    pub(super) fn answer(&self, index: u32) -> bool {
         if let Some(hub) = Hub::try_current() {
             if ptr::eq(hub.shared_ptr(), self.hub) {
                 return self.try_claim(ANSWERED + index) && {
@@ -215,7 +225,7 @@ impl Waiter {
 
     /// Suspends the current greenlet until this waiter is claimed. None: it
     /// was interrupted; the caller tidies up and calls [`interrupt::throw`].
-    fn park(&self, hub: &Hub, deadline: Option<u64>) -> Option<Woken> {
+    pub(super) fn park(&self, hub: &Hub, deadline: Option<u64>) -> Option<Woken> {
         let task = self.task;
         if self.interruptible && task.interrupts.get() & PENDING != 0 {
             self.try_claim(INTERRUPTED);
@@ -306,11 +316,6 @@ impl WaitQueue {
             tail: Cell::new(ptr::null()),
             fork: Cell::new(0),
         }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.forget_before_fork();
-        self.head.get().is_null()
     }
 
     /// Parks the current greenlet here. A kill or a timeout unwinds out of

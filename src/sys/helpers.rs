@@ -25,3 +25,8 @@ impl Drop for IdleGuard {
         IDLE.fetch_sub(1, Ordering::SeqCst);
     }
 }
+
+/// Threads do not come along into the child of a fork.
+pub(super) fn after_fork() {
+    IDLE.store(0, Ordering::SeqCst);
+}

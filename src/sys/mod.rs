@@ -1,4 +1,4 @@
-//! What everybody may stand on: raw system calls, clocks, the fork count, and
+//! What everybody may stand on: raw system calls, clocks, signals, the fork count, and
 //! what we know of std's insides. Knows no other room.
 
 pub(crate) mod clock;
@@ -6,6 +6,8 @@ pub(crate) mod fork;
 pub(crate) mod helpers;
 pub(crate) mod os;
 pub(crate) mod panics;
+pub(crate) mod signal;
+pub(crate) mod socket;
 pub(crate) mod text;
 pub(crate) mod thread_end;
 pub(crate) mod timerfd;

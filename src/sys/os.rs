@@ -263,9 +263,7 @@ mod tests {
     #[test]
     fn a_failing_call_answers_with_its_errno() {
         // SAFETY: closing a descriptor that cannot exist changes nothing.
-        assert_eq!(
-            unsafe { syscall(libc::SYS_close, [usize::MAX, 0, 0, 0]) },
-            Err(libc::EBADF)
-        );
+        let answer = unsafe { syscall(libc::SYS_close, [usize::MAX, 0, 0, 0]) };
+        assert_eq!(answer, Err(libc::EBADF));
     }
 }

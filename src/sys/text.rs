@@ -25,13 +25,20 @@ impl<const N: usize> Text<N> {
 
     /// Appends a number in decimal digits.
     pub(crate) fn push_number(&mut self, number: usize) {
-        self.push_digits(number, 10);
-    }
-
-    /// Appends an address, as in `0x7f00dead`.
-    pub(crate) fn push_address(&mut self, address: usize) {
-        self.push("0x");
-        self.push_digits(address, 16);
+        let mut digits = [0u8; 20];
+        let mut first = digits.len();
+        let mut rest = number;
+        loop {
+            first -= 1;
+            digits[first] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        for &digit in &digits[first..] {
+            self.push_byte(digit);
+        }
     }
 
     /// Lets `write` fill in what room is left; it answers how many bytes it wrote.
@@ -50,22 +57,6 @@ impl<const N: usize> Text<N> {
         if let Some(place) = self.bytes.get_mut(self.len) {
             *place = byte;
             self.len += 1;
-        }
-    }
-
-    fn push_digits(&mut self, mut number: usize, radix: usize) {
-        let mut digits = [0u8; 20];
-        let mut first = digits.len();
-        loop {
-            first -= 1;
-            digits[first] = b"0123456789abcdef"[number % radix];
-            number /= radix;
-            if number == 0 {
-                break;
-            }
-        }
-        for &digit in &digits[first..] {
-            self.push_byte(digit);
         }
     }
 }
@@ -103,12 +94,10 @@ mod tests {
     #[test]
     fn numbers_and_text_are_joined() {
         let mut text = Text::<64>::new();
-        text.push("at ");
-        text.push_address(0x7f00_dead);
-        text.push(", of ");
+        text.push("of ");
         text.push_number(usize::MAX);
         text.push_number(0);
-        assert_eq!(text.as_bytes(), b"at 0x7f00dead, of 184467440737095516150");
+        assert_eq!(text.as_bytes(), b"of 184467440737095516150");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::hub::{Hub, TaskRef};
 /// greenlet::yield_now();
 /// assert!(handle.is_finished());
 /// ```
-#[inline]
+#[inline(always)]
 #[doc(alias = "sleep(0)")]
 pub fn yield_now() {
     Hub::get().yield_now();

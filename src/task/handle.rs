@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::waiting::{Source, Waitable};
@@ -58,7 +58,7 @@ impl<T> JoinHandle<T> {
     /// itself, or all wait for each other.
     #[doc(alias = "get")]
     pub fn join(self) -> Result<T, JoinError> {
-        self.wait_deadlock()?;
+        self.wait_or_deadlock()?;
         self.into_result()
     }
 
@@ -77,13 +77,13 @@ impl<T> JoinHandle<T> {
     /// # Panics
     /// With [`Deadlock`] if it can never end.
     pub fn wait(&self) {
-        if self.wait_deadlock().is_err() {
+        if self.wait_or_deadlock().is_err() {
             hub::panic_deadlock();
         }
     }
 
     #[inline]
-    fn wait_deadlock(&self) -> Result<(), Deadlock> {
+    pub(super) fn wait_or_deadlock(&self) -> Result<(), Deadlock> {
         while !self.is_finished() {
             if self.task().is_current() {
                 // Killed before, it ends here as at any other blocking call.
@@ -244,6 +244,9 @@ impl<T> JoinHandle<T> {
 
 /// Kill and timeout unwind. A program that is built with `panic = "abort"`
 /// cannot, and is told so when it is compiled.
+// The type makes it a check of its caller's callers: of those programs only
+// that use a call which unwinds.
+#[allow(clippy::extra_unused_type_parameters)]
 pub(crate) fn refuse_with_panic_abort<T>() {
     const {
         assert!(
@@ -282,20 +285,33 @@ impl<T> Future for JoinHandle<T> {
     /// # Panics
     /// If it is polled again after it has completed.
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if self.is_finished() {
-            return match self.handle.take() {
-                Some(Ok(value)) => Poll::Ready(Ok(value)),
-                Some(Err(ended)) => Poll::Ready(Err(ended.into())),
-                None => panic!("a JoinHandle was polled after it had completed"),
-            };
+        if !self.is_finished() {
+            self.wake_at_end(context.waker());
         }
-        self.task().with_extra(|extra| {
-            let waker = context.waker();
-            if !extra.wakers.iter().any(|known| known.will_wake(waker)) {
-                extra.wakers.push(waker.clone());
-            }
-        });
-        Poll::Pending
+        // A waker is somebody's code, and may have let the greenlet run.
+        if !self.is_finished() {
+            return Poll::Pending;
+        }
+        match self.handle.take() {
+            Some(Ok(value)) => Poll::Ready(Ok(value)),
+            Some(Err(ended)) => Poll::Ready(Err(ended.into())),
+            None => panic!("a JoinHandle was polled after it had completed"),
+        }
+    }
+}
+
+impl<T> JoinHandle<T> {
+    /// Has `waker` called at the end. Of several, the last one is: a future has
+    /// one owner at a time.
+    fn wake_at_end(&self, waker: &Waker) {
+        let task = self.task();
+        if task.with_extra(|extra| extra.wakers.iter().any(|known| known.will_wake(waker))) {
+            return;
+        }
+        // Neither cloned nor dropped while the task is borrowed.
+        let wakers = vec![waker.clone()];
+        let replaced = task.with_extra(|extra| std::mem::replace(&mut extra.wakers, wakers));
+        drop(replaced);
     }
 }
 

@@ -1,0 +1,265 @@
+//! How much processor time an echo server needs for one request of 64 bytes.
+//!
+//! ```text
+//! cargo run --release -p greenlet-benches --bin echo_cpu [REQUESTS [ROUNDS]]
+//! ```
+//!
+//! Three servers of one thread each: a bare epoll loop without tasks (the
+//! limit), greenlets, and tokio's current-thread runtime. Each serves the same
+//! load, at 64 and at 1,000 connections: every connection sends a request, and
+//! the next one when the answer has come. The load is a process of its own, a
+//! bare epoll loop, on another processor than the server. What is counted is
+//! the server thread's own clock, read when the load has warmed up and again
+//! when its last answer has come. The servers take turns, so that what the
+//! machine does meanwhile meets them all.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::mpsc::channel;
+
+use greenlet_benches::epoll::Epoll;
+use greenlet_benches::proc::{self, CpuClock};
+use greenlet_benches::stats::median;
+
+const SIZE: usize = 64;
+/// What a server reads at once, at most.
+const BUFFER: usize = 4096;
+const SERVER_CPU: usize = 0;
+const LOAD_CPU: usize = 1;
+
+type Server = fn(TcpListener);
+
+const SERVERS: [(&str, Server); 3] = [
+    ("epoll loop", epoll_server),
+    ("greenlet", greenlet_server),
+    ("tokio", tokio_server),
+];
+
+fn main() -> ExitCode {
+    proc::raise_descriptor_limit();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.as_slice() {
+        [mode, address, connections, requests] if mode == "--load" => {
+            load(
+                address.parse().expect("an address"),
+                connections.parse().expect("a number"),
+                requests.parse().expect("a number"),
+            );
+            return ExitCode::SUCCESS;
+        }
+        _ => {}
+    }
+    let number = |at: usize, default: u64| {
+        let given = arguments.get(at).map(|argument| argument.parse());
+        given.unwrap_or(Ok(default))
+    };
+    let (Ok(requests), Ok(rounds)) = (number(0, 200_000), number(1, 9)) else {
+        eprintln!("usage: echo_cpu [REQUESTS [ROUNDS]]");
+        return ExitCode::FAILURE;
+    };
+    for connections in [64, 1000] {
+        compare(connections, requests, rounds.max(1));
+    }
+    ExitCode::SUCCESS
+}
+
+/// Lets the servers take turns and prints what each needed.
+fn compare(connections: usize, requests: u64, rounds: u64) {
+    println!("{connections} connections, {rounds} rounds of {requests} requests:");
+    let mut needed = [const { Vec::new() }; SERVERS.len()];
+    for round in 0..rounds as usize {
+        for turn in 0..SERVERS.len() {
+            // Nobody is always the first.
+            let which = (round + turn) % SERVERS.len();
+            needed[which].push(measure(SERVERS[which].1, connections, requests));
+        }
+    }
+    // Each round has its own ratio: the machine's mood is in both numbers.
+    for (which, (name, _)) in SERVERS.iter().enumerate() {
+        let ratios: Vec<f64> = needed[which]
+            .iter()
+            .zip(&needed[0])
+            .map(|(this, bare)| this / bare)
+            .collect();
+        println!(
+            "  {name:<12} {:>6.0} ns a request, {:.3} of the epoll loop's",
+            median(&needed[which]),
+            median(&ratios)
+        );
+    }
+}
+
+/// Nanoseconds of the server thread's time for one request.
+fn measure(server: Server, connections: usize, requests: u64) -> f64 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("no port");
+    let address = listener.local_addr().expect("it is bound").to_string();
+    let (tell, clock) = channel();
+    // It serves until the process ends: what serves no one costs nothing.
+    std::thread::spawn(move || {
+        proc::pin_to(SERVER_CPU);
+        tell.send(CpuClock::of_this_thread())
+            .expect("it is awaited");
+        server(listener);
+    });
+    let clock = clock.recv().expect("the server has started");
+    let mut child = Command::new("/proc/self/exe")
+        .args(["--load", &address])
+        .args([connections.to_string(), requests.to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("cannot start the load");
+    let mut go = child.stdin.take().expect("it is piped");
+    let mut said = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+    let mut hears = |wanted: &str| {
+        let line = said.next().expect("the load ended").expect("cannot read");
+        assert_eq!(line, wanted);
+    };
+    hears("warm");
+    let before = clock.now();
+    go.write_all(b"go\n").expect("cannot write");
+    hears("done");
+    let after = clock.now();
+    drop(go);
+    assert!(child.wait().expect("cannot wait").success());
+    (after - before).as_nanos() as f64 / requests as f64
+}
+
+/// The other process: sends requests in a closed loop and counts answers.
+fn load(address: SocketAddr, connections: usize, requests: u64) {
+    proc::pin_to(LOAD_CPU);
+    let mut epoll = Epoll::new().expect("no epoll");
+    let mut streams: Vec<TcpStream> = (0..connections)
+        .map(|_| {
+            let stream = TcpStream::connect(address).expect("cannot connect");
+            stream.set_nodelay(true).expect("cannot set an option");
+            stream
+        })
+        .collect();
+    for (at, stream) in streams.iter().enumerate() {
+        epoll.add(stream.as_raw_fd(), at as u64).expect("epoll");
+    }
+    let mut lines = std::io::stdin().lines();
+    run(&mut epoll, &mut streams, requests / 4);
+    println!("warm");
+    lines.next();
+    run(&mut epoll, &mut streams, requests);
+    println!("done");
+    lines.next();
+}
+
+fn run(epoll: &mut Epoll, streams: &mut [TcpStream], requests: u64) {
+    let request = [0x5a; SIZE];
+    let mut got = vec![0; streams.len()];
+    let (mut sent, mut answered) = (0, 0);
+    for stream in streams.iter_mut() {
+        if sent < requests {
+            stream.write_all(&request).expect("cannot send");
+            sent += 1;
+        }
+    }
+    let mut buffer = [0; SIZE];
+    while answered < requests {
+        epoll
+            .wait(|at| {
+                let at = at as usize;
+                let count = streams[at].read(&mut buffer).expect("cannot receive");
+                assert!(count > 0, "the server has closed a connection");
+                got[at] += count;
+                if got[at] == SIZE {
+                    got[at] = 0;
+                    answered += 1;
+                    if sent < requests {
+                        streams[at].write_all(&request).expect("cannot send");
+                        sent += 1;
+                    }
+                }
+            })
+            .expect("epoll");
+    }
+}
+
+/// Without tasks: whoever can be read is read and answered. No server of this
+/// kind that makes one call for each read and write can need less.
+fn epoll_server(listener: TcpListener) {
+    const LISTENER: u64 = u64::MAX;
+    let mut epoll = Epoll::new().expect("no epoll");
+    epoll.add(listener.as_raw_fd(), LISTENER).expect("epoll");
+    let mut streams: Vec<Option<TcpStream>> = Vec::new();
+    let mut new = Vec::new();
+    let mut buffer = [0; BUFFER];
+    loop {
+        epoll
+            .wait(|token| {
+                if token == LISTENER {
+                    new.push(listener.accept().expect("cannot accept").0);
+                    return;
+                }
+                let slot = &mut streams[token as usize];
+                if let Some(stream) = slot {
+                    match stream.read(&mut buffer) {
+                        Ok(count @ 1..) => {
+                            // 64 bytes always fit: nobody sends more before
+                            // the answer.
+                            let sent = stream.write(&buffer[..count]).expect("cannot send");
+                            assert_eq!(sent, count);
+                        }
+                        _ => *slot = None,
+                    }
+                }
+            })
+            .expect("epoll");
+        for stream in new.drain(..) {
+            stream.set_nodelay(true).expect("cannot set an option");
+            stream.set_nonblocking(true).expect("cannot set an option");
+            epoll
+                .add(stream.as_raw_fd(), streams.len() as u64)
+                .expect("epoll");
+            streams.push(Some(stream));
+        }
+    }
+}
+
+fn greenlet_server(listener: TcpListener) {
+    let listener = greenlet::net::TcpListener::from(listener);
+    for stream in listener.incoming() {
+        let mut stream = stream.expect("cannot accept");
+        stream.set_nodelay(true).expect("cannot set an option");
+        greenlet::spawn(move || {
+            let mut buffer = [0; BUFFER];
+            while let Ok(count @ 1..) = stream.read(&mut buffer) {
+                stream.write_all(&buffer[..count]).expect("cannot send");
+            }
+        });
+    }
+}
+
+fn tokio_server(listener: TcpListener) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    listener
+        .set_nonblocking(true)
+        .expect("cannot set an option");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .expect("no tokio");
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::from_std(listener).expect("no reactor");
+        loop {
+            let (mut stream, _) = listener.accept().await.expect("cannot accept");
+            stream.set_nodelay(true).expect("cannot set an option");
+            tokio::spawn(async move {
+                let mut buffer = [0; BUFFER];
+                while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+                    stream
+                        .write_all(&buffer[..count])
+                        .await
+                        .expect("cannot send");
+                }
+            });
+        }
+    });
+}

@@ -1,0 +1,341 @@
+//! `offload`: what can only block, or only compute, runs on a helper thread.
+//!
+//! ```text
+//!   greenlet                    pool                       helper thread
+//!   offload(f) ── job ────────▶ queue ───────────────────▶ f()
+//!     parks                     (first come first served)    │
+//!     │  others run                                          ▼
+//!     ◀──────────── unpark ──────────────────────────── result in the slot
+//! ```
+//!
+//! The pool belongs to the process, not to a hub. Its threads are started on
+//! demand, up to [`MOST_THREADS`], and end after ten seconds without work.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::hub::{self, Parker, Payload, Reason, Unparker};
+use crate::sys::fork::{self, PerProcess};
+use crate::sys::helpers::IdleGuard;
+use crate::sys::signal::SignalMask;
+
+/// At most so many jobs run at a time. They are expected to block, so this has
+/// nothing to do with the number of CPUs; it bounds what a burst of look-ups
+/// costs in stacks. Beyond it, jobs wait their turn.
+const MOST_THREADS: usize = 64;
+/// A thread without work for this long ends.
+const KEPT_IDLE: Duration = Duration::from_secs(10);
+
+/// Runs `f` on a helper thread, and parks the greenlet until it is done.
+///
+/// This is for what would otherwise stop all greenlets of the thread: calls
+/// that can only block (reading a slow disk, a C library's own I/O), and
+/// computing for long. It is tokio's `spawn_blocking` and the `apply` of
+/// gevent's `hub.threadpool`.
+///
+/// The helper threads are the process's: up to 64 of them, started on demand
+/// and kept for ten seconds without work. More jobs than that wait their turn,
+/// first come first served. A job has a stack of std's default size, and the
+/// signal mask of its caller. Greenlets that it spawns on the helper thread and
+/// does not join are killed when it ends. If no helper thread can be started
+/// and there is none, `f` runs where it is called, and blocks the thread; so it
+/// does in a job that asks for a further job while all 64 are busy, for
+/// otherwise 64 of these would wait for each other.
+///
+/// If the waiting greenlet is killed or times out, the job is abandoned: it is
+/// not begun if it has not begun, and otherwise runs to its end, where its
+/// result is dropped on the helper thread. Waiting for a job is waiting for the
+/// outside: it is never taken for a deadlock. In the child of a fork the pool
+/// starts anew, and the parent's jobs are the parent's.
+///
+/// # Panics
+/// If `f` panics, that panic goes on in the caller. The message has been
+/// printed by then, on the helper thread, and is not printed again.
+///
+/// # Examples
+/// ```
+/// let text = greenlet::offload(|| std::fs::read_to_string("Cargo.toml"))?;
+/// assert!(text.contains("greenlet"));
+/// # Ok::<(), std::io::Error>(())
+/// ```
+#[doc(alias = "spawn_blocking")]
+#[doc(alias = "threadpool")]
+#[doc(alias = "apply")]
+pub fn offload<F, T>(f: F) -> T
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    // A greenlet that was killed while it ran does not start anything more.
+    hub::check_interrupts();
+    let parker = Parker::for_outside(Reason::new("waiting for a helper thread"));
+    let slot = Arc::new(Slot(Mutex::new(Progress::Queued)));
+    let abandon = Abandon(&slot);
+    submit({
+        let (slot, unparker) = (Arc::clone(&slot), parker.unparker());
+        Box::new(move || carry_out(f, &slot).then_some(unparker))
+    });
+    loop {
+        if let Some(result) = abandon.0.take() {
+            match result {
+                Ok(value) => return value,
+                Err(payload) => hub::rethrow(payload),
+            }
+        }
+        parker.park();
+    }
+}
+
+/// Where a job's result is left.
+struct Slot<T>(Mutex<Progress<T>>);
+
+enum Progress<T> {
+    Queued,
+    Running,
+    Done(Result<T, Payload>),
+    /// The greenlet has taken the result, or does not wait for it any more.
+    Closed,
+}
+
+impl<T> Slot<T> {
+    /// Moves on, and returns what was there before.
+    fn replace(&self, next: Progress<T>) -> Progress<T> {
+        let mut progress = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*progress, Progress::Closed) {
+            // It stays closed, and the caller keeps what it came with.
+            return next;
+        }
+        std::mem::replace(&mut *progress, next)
+    }
+
+    fn take(&self) -> Option<Result<T, Payload>> {
+        let mut progress = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match std::mem::replace(&mut *progress, Progress::Closed) {
+            Progress::Done(result) => Some(result),
+            other => {
+                *progress = other;
+                None
+            }
+        }
+    }
+}
+
+/// What a helper thread does for one job. True: the greenlet is to be woken.
+fn carry_out<T>(f: impl FnOnce() -> T, slot: &Slot<T>) -> bool {
+    match slot.replace(Progress::Running) {
+        Progress::Queued => {}
+        abandoned => {
+            hub::contain(move || drop((abandoned, f)));
+            return false;
+        }
+    }
+    let result = hub::catch(f);
+    match slot.replace(Progress::Done(result)) {
+        Progress::Running => true,
+        abandoned => {
+            hub::contain(move || drop(abandoned));
+            false
+        }
+    }
+}
+
+/// Closes the slot when the greenlet leaves, with the result or without.
+struct Abandon<'a, T>(&'a Slot<T>);
+
+impl<T> Drop for Abandon<'_, T> {
+    fn drop(&mut self) {
+        // A result that comes at the same moment is dropped here.
+        let late = self.0.replace(Progress::Closed);
+        hub::contain(move || drop(late));
+    }
+}
+
+/// Catches what the user's code throws, and returns whom to tell that it has
+/// ended; nobody, if it was abandoned.
+type Run = Box<dyn FnOnce() -> Option<Unparker> + Send>;
+
+struct Job {
+    run: Run,
+    /// The caller's signal mask. A process that the job starts inherits it, and
+    /// could not be interrupted if it had the mask of an idle helper.
+    mask: SignalMask,
+}
+
+struct Pool {
+    state: Mutex<State>,
+    work: Condvar,
+}
+
+struct State {
+    queue: VecDeque<Job>,
+    threads: usize,
+    /// Threads that wait for `work`.
+    sleeping: usize,
+    /// As many as there are sleeping threads without a job in sight. A thread
+    /// that a job has been queued for counts as busy before it wakes, or the
+    /// job could be overlooked by the deadlock detector.
+    idle: Vec<IdleGuard>,
+}
+
+static POOL: PerProcess<Pool> = PerProcess::new();
+
+thread_local! {
+    static IS_HELPER: Cell<bool> = const { Cell::new(false) };
+}
+
+impl Pool {
+    fn get() -> &'static Pool {
+        POOL.get(|| Pool {
+            state: Mutex::new(State {
+                queue: VecDeque::new(),
+                threads: 0,
+                sleeping: 0,
+                idle: Vec::new(),
+            }),
+            work: Condvar::new(),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No user code runs while it is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn balance(&mut self) {
+        let idle = self.sleeping.saturating_sub(self.queue.len());
+        self.idle.truncate(idle);
+        while self.idle.len() < idle {
+            self.idle.push(IdleGuard::new());
+        }
+    }
+}
+
+fn submit(run: Run) {
+    let job = Job {
+        run,
+        mask: SignalMask::current(),
+    };
+    let pool = Pool::get();
+    let mut state = pool.lock();
+    let somebody_sleeps = state.sleeping > state.queue.len();
+    let at_the_cap = state.threads == MOST_THREADS;
+    if at_the_cap && !somebody_sleeps && IS_HELPER.get() {
+        drop(state);
+        return run_here(job);
+    }
+    state.queue.push_back(job);
+    state.balance();
+    if somebody_sleeps {
+        pool.work.notify_one();
+    } else if !at_the_cap {
+        state.threads += 1;
+        drop(state);
+        if !start_thread() {
+            no_thread(pool);
+        }
+    }
+}
+
+/// Without a helper thread.
+fn run_here(job: Job) {
+    if let Some(unparker) = (job.run)() {
+        unparker.unpark();
+    }
+}
+
+fn start_thread() -> bool {
+    // The new thread inherits the mask, so no signal finds it unprepared.
+    let mask = SignalMask::all_but_faults().swap();
+    let started = std::thread::Builder::new()
+        .name("greenlet-offload".to_owned())
+        .spawn(help);
+    mask.swap();
+    started.is_ok()
+}
+
+/// A thread could not be started. While there are others, they come to the
+/// queued jobs by and by; if there is none, the jobs are done here and now.
+fn no_thread(pool: &Pool) {
+    let mut state = pool.lock();
+    state.threads -= 1;
+    while state.threads == 0 {
+        let Some(job) = state.queue.pop_front() else {
+            return;
+        };
+        drop(state);
+        run_here(job);
+        state = pool.lock();
+    }
+}
+
+/// The life of a helper thread.
+fn help() {
+    IS_HELPER.set(true);
+    let generation = fork::generation();
+    let pool = Pool::get();
+    let mut to_tell = None;
+    while let Some(job) = next_job(pool, to_tell) {
+        let mask = job.mask.swap();
+        to_tell = (job.run)();
+        // What the job spawned here and did not join has no turn after it.
+        hub::contain(|| {
+            hub::shutdown();
+        });
+        if fork::generation() != generation {
+            // The job forked, and this is the child: the pool is the parent's,
+            // and this thread ends as the process's last one.
+            return;
+        }
+        mask.swap();
+    }
+}
+
+/// Tells of the end of the last job and waits for the next; none if it is time
+/// to end.
+///
+/// The thread counts as idle before it tells: a greenlet that hears of the end
+/// of its job may be the last that could run, and nobody would ask again later
+/// whether this is a deadlock.
+fn next_job(pool: &Pool, mut to_tell: Option<Unparker>) -> Option<Job> {
+    let mut state = pool.lock();
+    let mut time_is_up = false;
+    loop {
+        if let Some(job) = state.queue.pop_front() {
+            state.balance();
+            drop(state);
+            tell(&mut to_tell);
+            return Some(job);
+        }
+        if time_is_up {
+            state.threads -= 1;
+            state.balance();
+            return None;
+        }
+        state.sleeping += 1;
+        state.balance();
+        if to_tell.is_some() {
+            drop(state);
+            tell(&mut to_tell);
+            state = pool.lock();
+        } else {
+            let (back, waited) = pool
+                .work
+                .wait_timeout(state, KEPT_IDLE)
+                .unwrap_or_else(PoisonError::into_inner);
+            state = back;
+            time_is_up = waited.timed_out();
+        }
+        // No `balance` here: if there is nothing to do, it stays idle.
+        state.sleeping -= 1;
+    }
+}
+
+fn tell(to_tell: &mut Option<Unparker>) {
+    if let Some(unparker) = to_tell.take() {
+        unparker.unpark();
+    }
+}
