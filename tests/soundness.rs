@@ -282,7 +282,7 @@ fn a_panic_elsewhere_while_a_panic_hook_blocks_aborts() {
 fn whatever_is_done_in_whatever_order_everything_ends_once() {
     let _watchdog = watchdog();
     common::quiet_panics();
-    for seed in 1..=3000u64 {
+    for seed in 1..=20u64 {
         std::thread::spawn(move || chaos(seed)).join().unwrap();
     }
 }
