@@ -158,7 +158,9 @@ fn main() {
 
     let mut endless = Generator::new(|yields| {
         let _farewell = Farewell;
-        (0..).for_each(|n| yields.give(n));
+        for n in 0.. {
+            yields.give(n);
+        }
     });
     print!("given up:     {}", joined(endless.by_ref().take(3)));
     // Nobody can ask it for more: it is unwound.

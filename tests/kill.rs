@@ -13,6 +13,9 @@ use greenlet::error::JoinError;
 use greenlet::hub::{self, Parker};
 use greenlet::{JoinHandle, joinall, killall, sleep, spawn, spawn_later, yield_now};
 
+/// Some call that waits.
+type Wait = Box<dyn FnOnce()>;
+
 /// G085
 #[test]
 fn killing_an_unstarted_greenlet_never_runs_it() {
@@ -100,7 +103,7 @@ fn a_kill_prints_nothing() {
 fn a_kill_arrives_in_every_kind_of_wait() {
     let _watchdog = watchdog();
     let target = Rc::new(spawn(|| sleep(Duration::MAX)));
-    let waits: Vec<(&str, Box<dyn FnOnce()>)> = vec![
+    let waits: Vec<(&str, Wait)> = vec![
         ("sleep", Box::new(|| sleep(Duration::MAX))),
         (
             "short sleeps",
@@ -129,7 +132,7 @@ fn a_kill_arrives_in_every_kind_of_wait() {
         ("park", Box::new(|| Parker::new().park())),
         (
             "park_timeout",
-            Box::new(|| drop(Parker::new().park_timeout(Duration::MAX))),
+            Box::new(|| _ = Parker::new().park_timeout(Duration::MAX)),
         ),
         ("wait", {
             let target = Rc::clone(&target);
@@ -137,7 +140,7 @@ fn a_kill_arrives_in_every_kind_of_wait() {
         }),
         ("wait_timeout", {
             let target = Rc::clone(&target);
-            Box::new(move || drop(target.wait_timeout(Duration::from_secs(3600))))
+            Box::new(move || _ = target.wait_timeout(Duration::from_secs(3600)))
         }),
         ("wait_timeout of zero", {
             let target = Rc::clone(&target);

@@ -580,7 +580,8 @@ fn spawn_panics_where_there_is_no_stack_and_names_the_limit() {
         "spawn_panics_where_there_is_no_stack_and_names_the_limit",
         || {
             yield_now();
-            let limit = (common::proc_status("VmSize:") << 10) + (4 << 20);
+            // Enough for the threads that are starting, and for a panic.
+            let limit = (common::proc_status("VmSize:") << 10) + (256 << 20);
             let new = libc::rlimit {
                 rlim_cur: limit as u64,
                 rlim_max: libc::RLIM_INFINITY,

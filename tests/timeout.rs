@@ -169,7 +169,7 @@ fn an_outer_timeout_is_not_swallowed_by_a_timed_wait() {
         ("sleep", Box::new(|| sleep(HOUR))),
         ("wait_timeout", {
             let sleeper = Rc::clone(&sleeper);
-            Box::new(move || drop(sleeper.wait_timeout(HOUR)))
+            Box::new(move || _ = sleeper.wait_timeout(HOUR))
         }),
         ("wait", {
             let sleeper = Rc::clone(&sleeper);
@@ -190,9 +190,9 @@ fn an_outer_timeout_is_not_swallowed_by_a_timed_wait() {
         }),
         (
             "park_timeout",
-            Box::new(|| drop(Parker::new().park_timeout(HOUR))),
+            Box::new(|| _ = Parker::new().park_timeout(HOUR)),
         ),
-        ("timeout", Box::new(|| drop(timeout(HOUR, || sleep(HOUR))))),
+        ("timeout", Box::new(|| _ = timeout(HOUR, || sleep(HOUR)))),
         (
             "killall",
             Box::new(|| {

@@ -26,8 +26,16 @@ use crate::sys::os;
 const KEPT_BYTES: usize = 16 << 10;
 /// How many stacks one call of `trim` looks at, at most.
 const TRIM_BATCH: usize = 1024;
-/// Idle stacks beyond this many give all their memory back.
+/// Idle stacks beyond this many give all their memory back, if they were not
+/// needed for a while (nanoseconds).
 const KEPT_FIBERS: usize = 4096;
+const UNUSED_FOR: u64 = 1_000_000_000;
+/// A hub that is never at leisure looks at its stacks this often (nanoseconds):
+/// each look is a system call.
+const LOOKS_APART: u64 = 100_000_000;
+/// Stacks are touched page by page, so one that went deep has memory here, just
+/// below what is kept.
+const LOOKED_AT: usize = 16 << 10;
 
 /// All fibers of one hub.
 pub(crate) struct Fibers {
@@ -66,11 +74,15 @@ impl Fibers {
     }
 
     /// Gives back the memory of stacks that went deep, and of many idle ones.
-    pub(crate) fn trim(&self) {
-        self.default.trim();
+    /// Takes the time, and whether there is time for a closer look; says when
+    /// there is more to give back, if there is.
+    pub(crate) fn trim(&self, now: u64, at_leisure: bool) -> Option<u64> {
+        let mut again = self.default.trim(now, at_leisure);
         for pool in &*self.others.borrow() {
-            pool.trim();
+            let other = pool.trim(now, at_leisure);
+            again = [again, other].into_iter().flatten().min();
         }
+        again
     }
 
     #[inline]
@@ -101,6 +113,12 @@ struct Pool {
     free: RefCell<Vec<Fiber>>,
     /// How many of `free` have been looked at since they were used.
     clean: Cell<usize>,
+    /// The least number of idle fibers since a moment: so many at the bottom
+    /// of `free` were not needed.
+    unused: Cell<usize>,
+    since: Cell<u64>,
+    /// When stacks were last looked at for how deep they went.
+    looked: Cell<u64>,
     /// The tops of guarded slots that have no fiber.
     fresh: RefCell<Vec<usize>>,
     arenas: RefCell<Vec<Arena>>,
@@ -116,6 +134,9 @@ impl Pool {
             spare: Cell::new(0),
             free: RefCell::new(Vec::new()),
             clean: Cell::new(0),
+            unused: Cell::new(0),
+            since: Cell::new(0),
+            looked: Cell::new(0),
             fresh: RefCell::new(Vec::new()),
             arenas: RefCell::new(Vec::new()),
             built: Cell::new(0),
@@ -169,6 +190,7 @@ impl Pool {
         match free.pop() {
             Some(fiber) => {
                 self.clean.set(self.clean.get().min(free.len()));
+                self.unused.set(self.unused.get().min(free.len()));
                 fiber
             }
             None => self.build(entry),
@@ -195,29 +217,64 @@ impl Pool {
         self.spare.set(self.spare.get() + 1);
     }
 
-    fn trim(&self) {
-        let mut free = self.free.borrow_mut();
-        if free.len() > KEPT_FIBERS {
-            // The coldest are at the bottom. What they leave is as good as new.
-            let surplus = (free.len() - KEPT_FIBERS).min(TRIM_BATCH);
-            let mut fresh = self.fresh.borrow_mut();
-            for fiber in free.drain(..surplus) {
-                let stack = fiber.whole_stack();
-                fresh.push(stack.end);
-                give_memory_back(stack);
+    fn trim(&self, now: u64, at_leisure: bool) -> Option<u64> {
+        let again = self.trim_unused(now);
+        if at_leisure || now >= self.looked.get() + LOOKS_APART {
+            self.looked.set(now);
+            if self.trim_deep() && at_leisure {
+                return Some(now);
             }
-            self.clean.set(self.clean.get().saturating_sub(surplus));
         }
+        again
+    }
+
+    /// Unbuilds fibers that were not needed for a while. A program with bursts
+    /// that are closer together keeps its stacks.
+    fn trim_unused(&self, now: u64) -> Option<u64> {
+        let mut free = self.free.borrow_mut();
+        if free.len() <= KEPT_FIBERS {
+            self.since.set(now);
+            self.unused.set(free.len());
+            return None;
+        }
+        let due = self.since.get() + UNUSED_FOR;
+        if now < due {
+            return Some(due);
+        }
+        // The coldest are at the bottom. What they leave is as good as new.
+        let surplus = self.unused.get().saturating_sub(KEPT_FIBERS);
+        let batch = surplus.min(TRIM_BATCH);
+        let mut fresh = self.fresh.borrow_mut();
+        for fiber in free.drain(..batch) {
+            let stack = fiber.whole_stack();
+            fresh.push(stack.end);
+            give_memory_back(stack);
+        }
+        self.clean.set(self.clean.get().saturating_sub(batch));
+        if batch < surplus {
+            self.unused.set(self.unused.get() - batch);
+            return Some(now);
+        }
+        self.since.set(now);
+        self.unused.set(free.len());
+        (free.len() > KEPT_FIBERS).then_some(now + UNUSED_FOR)
+    }
+
+    /// Looks at some of the stacks that were used; whether there are more.
+    fn trim_deep(&self) -> bool {
+        let mut free = self.free.borrow_mut();
         let from = self.clean.get();
         let to = free.len().min(from + TRIM_BATCH);
         for fiber in &free[from..to] {
             let mut deep = fiber.whole_stack();
             deep.end -= KEPT_BYTES;
-            if has_memory(&deep) {
+            let near = deep.start.max(deep.end.saturating_sub(LOOKED_AT))..deep.end;
+            if has_memory(&near) {
                 give_memory_back(deep);
             }
         }
         self.clean.set(to);
+        to < free.len()
     }
 }
 
@@ -351,12 +408,46 @@ mod tests {
         let mut deep = fibers.default.free.borrow()[0].whole_stack();
         deep.end -= KEPT_BYTES;
         assert!(has_memory(&deep));
-        fibers.trim();
+        fibers.trim(0, true);
         assert!(!has_memory(&deep));
         // And it works as before.
         run_one(&fibers, StackSize::DEFAULT);
         assert!(has_memory(&deep));
         DEPTH.set(0);
+    }
+
+    #[test]
+    fn many_idle_stacks_give_their_memory_back_once_they_are_not_needed() {
+        let fibers = Fibers::new(job);
+        let many = KEPT_FIBERS + TRIM_BATCH + 10;
+        for _ in 0..many {
+            fibers.reserve(StackSize::DEFAULT).unwrap();
+        }
+        let taken: Vec<Fiber> = (0..many).map(|_| fibers.take(StackSize::DEFAULT)).collect();
+        assert_eq!(fibers.trim(1, true), None);
+        taken.into_iter().for_each(|fiber| fibers.give(fiber));
+        let idle = || fibers.default.free.borrow().len();
+        // A second has to pass in which they stay idle.
+        let due = fibers.trim(2, true).unwrap();
+        assert_eq!((due, idle()), (1 + UNUSED_FOR, many));
+        let due = fibers.trim(due, true).unwrap();
+        assert_eq!(
+            (due, idle()),
+            (1 + 2 * UNUSED_FOR, many),
+            "they were in use at its start"
+        );
+        assert_eq!(fibers.trim(due, true), Some(due), "one batch at a time");
+        assert_eq!(idle(), many - TRIM_BATCH);
+        assert_eq!(fibers.trim(due, true), None);
+        assert_eq!(idle(), KEPT_FIBERS);
+        // What was given back is used again.
+        for _ in 0..many {
+            fibers.reserve(StackSize::DEFAULT).unwrap();
+        }
+        assert_eq!(fibers.default.spare.get() + many, {
+            let fresh = fibers.default.fresh.borrow().len();
+            fresh + idle()
+        });
     }
 
     #[test]

@@ -158,13 +158,13 @@ where
         let result = unsafe { (*full).typed.result.get() };
         let ended = match body {
             Some(body) if task.interrupts.get() & KILL == 0 => {
-                let run = || {
-                    // The result is written where it stays: it may be large.
+                // The body is moved and its result written as seldom as can
+                // be: both may be large.
+                match unwind::catch(|| {
                     // SAFETY: handles look at the result only once the task
                     // has finished, which `finish` below makes true.
                     unsafe { *result = Some(Ok(body())) }
-                };
-                match unwind::catch(run) {
+                }) {
                     Ok(()) => None,
                     Err(payload) if unwind::is_kill(&payload) => Some(Ended::Killed),
                     Err(payload) => Some(Ended::Panicked(payload)),

@@ -330,8 +330,11 @@ impl Hub {
     }
 
     /// Sleeps until the next deadline, an event, or a call from outside.
-    pub(super) fn sleep_in_reactor(&self) {
-        let deadline = self.timers.borrow().next_deadline();
+    /// Not for longer than until `housekeeping`, if there is something to be
+    /// done then.
+    pub(super) fn sleep_in_reactor(&self, housekeeping: Option<u64>) {
+        let next = self.timers.borrow().next_deadline();
+        let deadline = [next, housekeeping].into_iter().flatten().min();
         if self.ensure_reactor().is_err() {
             let wait = deadline.map_or(RETRY, |deadline| {
                 Duration::from_nanos(deadline.saturating_sub(clock::now_ns())).min(RETRY)

@@ -27,6 +27,8 @@ use crate::sys::panics::PanicCount;
 pub(super) const TURNS_PER_LOOK: u32 = 61;
 /// A reactor that has been asked this long ago (nanoseconds) is asked again.
 const POLL_INTERVAL: u64 = 100_000;
+/// A hub that will sleep for longer than this (nanoseconds) is at leisure.
+const LEISURE: u64 = 1_000_000;
 /// Stacks are looked through once in so many retired greenlets.
 const RETIRED_PER_TRIM: u32 = 1024;
 
@@ -146,7 +148,7 @@ impl Hub {
                 interrupt::deadlock(self, task);
                 continue;
             }
-            self.sleep_in_reactor();
+            self.sleep_in_reactor(None);
         }
         // It goes on now; others that became ready keep their order.
         self.queue.move_first(task);
@@ -223,7 +225,7 @@ impl Hub {
         self.retired.set(retired);
         if retired == RETIRED_PER_TRIM {
             self.retired.set(0);
-            self.fibers.trim();
+            self.fibers.trim(self.coarse_now(), false);
         }
     }
 
@@ -269,7 +271,10 @@ impl Hub {
             return;
         }
         self.current.set(self.main());
-        self.fibers.trim();
+        let now = self.coarse_now();
+        let next = self.timers.borrow().next_deadline();
+        let at_leisure = next.is_none_or(|next| next > now + LEISURE);
+        let trim_again = self.fibers.trim(now, at_leisure);
         if self.timers.borrow().len() == 0 && self.nobody_outside() {
             // A thread that has ended meanwhile, or a helper that has become
             // idle, may have woken somebody before it did.
@@ -279,7 +284,7 @@ impl Hub {
             }
             return;
         }
-        self.sleep_in_reactor();
+        self.sleep_in_reactor(trim_again);
     }
 
     /// Fires what is due, in the order of the deadlines.
