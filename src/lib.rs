@@ -136,3 +136,8 @@ pub use time::sleep;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// As above.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/from_gevent.md")]
+struct FromGevent;
