@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use common::{Log, MS, defer, flag, quiet_panics, run_alone, watchdog};
+use common::{Log, MS, defer, flag, quiet_panics, run_alone, until, watchdog};
 use greenlet::error::{Deadlock, JoinError};
 use greenlet::hub::Parker;
 use greenlet::{JoinHandle, joinall, joinall_timeout, sleep, spawn, spawn_later, yield_now};
@@ -178,7 +178,7 @@ fn joining_oneself_is_an_error() {
             true
         }
     })));
-    sleep(20 * MS);
+    until(|| !log.is_empty());
     assert_eq!(log.joined(), "true");
     busy.kill_wait();
 }
@@ -329,8 +329,7 @@ fn a_results_destructor_may_block() {
         let result = result(&log);
         move || result
     }));
-    sleep(10 * MS);
-    assert_eq!(log.joined(), "dropped dropped dropped");
+    until(|| log.entries().len() == 3);
 }
 
 #[test]
@@ -599,8 +598,7 @@ fn a_waker_may_block_and_drop_handles() {
     yield_now();
     assert!(handle.as_mut().poll(&mut context).is_pending());
     drop(handle);
-    sleep(20 * MS);
-    assert!(dropped.get());
+    until(|| dropped.get() && WOKEN.get() > 0);
     assert_eq!(WOKEN.get(), 1);
 
     // Polled to its end.
@@ -610,7 +608,8 @@ fn a_waker_may_block_and_drop_handles() {
     }));
     assert!(handle.as_mut().poll(&mut context).is_pending());
     assert!(handle.as_mut().poll(&mut context).is_pending());
-    sleep(10 * MS);
+    until(|| WOKEN.get() > 1);
+    sleep(5 * MS);
     assert_eq!(WOKEN.get(), 2, "one waker is woken once");
     match handle.as_mut().poll(&mut context) {
         Poll::Ready(result) => assert_eq!(result.unwrap(), 8),

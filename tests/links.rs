@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use common::{Log, MS, defer, flag, quiet_panics, watchdog};
+use common::{Log, MS, defer, flag, quiet_panics, until, watchdog};
 use greenlet::{JoinHandle, LinkId, current, sleep, spawn, yield_now};
 
 /// G054, G218: once, however it ended; and not at once when it has ended.
@@ -151,10 +151,9 @@ fn a_link_may_block_spawn_and_join() {
         });
     }
     handle.wait();
-    sleep(20 * MS);
+    until(|| log.entries().len() == 6);
     let entries = log.entries();
     assert_eq!(entries[..3], ["0 begins", "1 begins", "2 begins"]);
-    assert_eq!(entries.len(), 6);
 }
 
 /// Callbacks run after those who join have been woken.
@@ -267,6 +266,5 @@ fn links_outlive_the_handle() {
         move || fired.set(true)
     });
     drop(handle);
-    sleep(10 * MS);
-    assert!(fired.get());
+    until(|| fired.get());
 }

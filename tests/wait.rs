@@ -42,12 +42,12 @@ fn wait_tells_the_order_of_ends_in_one_turn() {
 #[test]
 fn iwait_tells_the_order_of_ends_that_it_did_not_wait_for() {
     let _watchdog = watchdog();
-    let handles = sleepers([25, 15, 1, 5]);
+    let handles = sleepers([100, 60, 4, 20]);
     let objects = all(&handles);
     let mut order = Vec::new();
     for at in iwait(&objects, None) {
         order.push(at);
-        sleep(40 * MS);
+        sleep(160 * MS);
     }
     assert_eq!(order, [2, 3, 1, 0]);
 }
@@ -94,7 +94,7 @@ fn a_wait_of_zero_counts_those_who_end_in_one_turn() {
 #[test]
 fn the_same_object_may_be_listed_twice() {
     let _watchdog = watchdog();
-    let [a, b] = sleepers([10, 1]);
+    let [a, b] = sleepers([30, 1]);
     let objects: [&dyn Waitable; 3] = [&a, &b, &a];
     let order = wait(&objects, None, None);
     assert_eq!(order, [1, 0, 2]);
@@ -115,15 +115,15 @@ fn a_failed_greenlet_is_ready() {
 #[test]
 fn an_iwait_that_is_dropped_leaves_nothing_behind() {
     let _watchdog = watchdog();
-    let handles = sleepers([1, 20]);
+    let handles = sleepers([1, 40]);
     let objects = all(&handles);
     let mut iter = iwait(&objects, None);
     assert_eq!(iter.next(), Some(0));
     drop(iter);
     // A later end of the other wakes nobody wrongly.
     let start = Instant::now();
-    sleep(40 * MS);
-    assert!(start.elapsed() >= 40 * MS);
+    sleep(80 * MS);
+    assert!(start.elapsed() >= 80 * MS);
     assert!(handles[1].is_finished());
 }
 
@@ -152,7 +152,7 @@ fn an_iwait_that_is_killed_leaves_nothing_behind() {
 #[test]
 fn many_may_wait_for_the_same() {
     let _watchdog = watchdog();
-    let handles: Rc<[JoinHandle<()>; 2]> = Rc::new(sleepers([2, 4]));
+    let handles: Rc<[JoinHandle<()>; 2]> = Rc::new(sleepers([2, 30]));
     let waiters: Vec<_> = (0..50)
         .map(|_| {
             let handles = Rc::clone(&handles);

@@ -260,9 +260,9 @@ impl Pool {
         (free.len() > KEPT_FIBERS).then_some(now + UNUSED_FOR)
     }
 
-    /// Looks at some of the stacks that were used; whether there are more.
+    /// Looks at some of the stacks that were used; tells whether there are more.
     fn trim_deep(&self) -> bool {
-        let mut free = self.free.borrow_mut();
+        let free = self.free.borrow_mut();
         let from = self.clean.get();
         let to = free.len().min(from + TRIM_BATCH);
         for fiber in &free[from..to] {
@@ -424,21 +424,21 @@ mod tests {
             fibers.reserve(StackSize::DEFAULT).unwrap();
         }
         let taken: Vec<Fiber> = (0..many).map(|_| fibers.take(StackSize::DEFAULT)).collect();
-        assert_eq!(fibers.trim(1, true), None);
+        assert_eq!(fibers.trim(1, false), None);
         taken.into_iter().for_each(|fiber| fibers.give(fiber));
         let idle = || fibers.default.free.borrow().len();
         // A second has to pass in which they stay idle.
-        let due = fibers.trim(2, true).unwrap();
+        let due = fibers.trim(2, false).unwrap();
         assert_eq!((due, idle()), (1 + UNUSED_FOR, many));
-        let due = fibers.trim(due, true).unwrap();
+        let due = fibers.trim(due, false).unwrap();
         assert_eq!(
             (due, idle()),
             (1 + 2 * UNUSED_FOR, many),
             "they were in use at its start"
         );
-        assert_eq!(fibers.trim(due, true), Some(due), "one batch at a time");
+        assert_eq!(fibers.trim(due, false), Some(due), "one batch at a time");
         assert_eq!(idle(), many - TRIM_BATCH);
-        assert_eq!(fibers.trim(due, true), None);
+        assert_eq!(fibers.trim(due, false), None);
         assert_eq!(idle(), KEPT_FIBERS);
         // What was given back is used again.
         for _ in 0..many {

@@ -259,6 +259,13 @@ impl<F: FnOnce()> Drop for Defer<F> {
     }
 }
 
+/// Lets others run until it is so. A test that calls it has a watchdog.
+pub fn until(so: impl Fn() -> bool) {
+    while !so() {
+        greenlet::sleep(MS / 2);
+    }
+}
+
 /// A flag that clones share.
 pub fn flag() -> Rc<Cell<bool>> {
     Rc::new(Cell::new(false))
