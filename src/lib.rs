@@ -1,4 +1,105 @@
-//! gevent for Rust: stackful coroutines on one OS thread, written as plain blocking code.
+//! gevent for Rust: thousands of greenlets on one OS thread, written as plain
+//! blocking code.
+//!
+//! A *greenlet* is a function that runs on a stack of its own. Where it would
+//! block (in a sleep, a join, a read from a socket) it is *parked*, and another
+//! greenlet of the same thread goes on. There is no `async`, no runtime to
+//! start, and no thread behind it. It is for programs that wait, and not for
+//! CPU-bound work: greenlets of one thread take turns on one processor.
+//!
+//! ```
+//! use greenlet::{sleep, spawn};
+//! use std::time::Duration;
+//!
+//! let eat = spawn(|| sleep(Duration::from_millis(20)));
+//! let play = spawn(|| {
+//!     sleep(Duration::from_millis(10));
+//!     "played"
+//! });
+//! assert_eq!(play.join().unwrap(), "played");
+//! eat.join().unwrap(); // 20 ms in all, not 30
+//! ```
+//!
+//! A spawned greenlet runs when the one that spawned it blocks. **A program whose
+//! `main` ends without having blocked prints nothing**: join what you spawn.
+//!
+//! # What there is
+//!
+//! | to | there is |
+//! |---|---|
+//! | run functions side by side | [`spawn`], [`spawn_later`], [`Builder`] (name, stack size), [`scope`] (borrows) |
+//! | get their results | [`JoinHandle`], [`joinall`], [`joinall_timeout`], [`wait()`], [`iwait`] |
+//! | let time pass | [`sleep`], [`yield_now`] |
+//! | end what takes too long | [`timeout`], [`JoinHandle::kill`], [`killall`] |
+//! | switch explicitly, as Python's greenlet | [`Greenlet`], [`set_tracer`] |
+//! | talk to others | [`net`]: the sockets of `std::net` and `std::os::unix::net` |
+//! | do what can only block, or compute | [`offload`]: a helper thread |
+//! | wait for Ctrl-C and the like | [`signal`] |
+//! | run a future | [`block_on`]; a [`JoinHandle`] is one |
+//! | have variables of a greenlet's own | [`greenlet_local!`] |
+//! | know who runs, and who waits for what | [`current`], [`hub::report`] |
+//! | build waiting of your own | [`hub::Parker`], [`hub::Unparker`] |
+//! | end all greenlets of a thread | [`hub::shutdown`] |
+//!
+//! Errors are in [`error`]; I/O gives [`std::io::Error`] with the kinds of std.
+//! Names follow std where std has one, and gevent's find theirs in the search
+//! box above.
+//!
+//! # How waiting works
+//!
+//! Every OS thread gets a *hub*, its scheduler, on first use. The thread's own
+//! stack is its *main greenlet*. What blocks there runs the hub's loop, on that
+//! very stack, until it is answered:
+//!
+//! ```text
+//!   main greenlet's stack                    greenlets' stacks
+//!   ┌─────────────────────────┐
+//!   │ fn main                 │
+//!   │   handle.join()         │            ┌───────────────────────┐
+//!   │     park()              │   resume   │ body of greenlet 7    │
+//!   │       Hub::run (loop) ──┼──────────▶ │   sleep()             │
+//!   │                       ◀─┼─────────── │     park()            │
+//!   └─────────────────────────┘   suspend  └───────────────────────┘
+//! ```
+//!
+//! 1. Who blocks leaves a note of what it waits for, and suspends.
+//! 2. The loop resumes the first of the *run queue*, then the next: first come,
+//!    first served. Nothing else ends a turn: a greenlet runs until it blocks.
+//! 3. A wake-up puts a greenlet at the end of the run queue. It never runs on the
+//!    stack of the one that woke it. One from another thread arrives by the hub's
+//!    inbox.
+//! 4. When nobody is runnable, the hub looks at its timers and then sleeps in
+//!    `epoll` until a socket is ready, a deadline has come, or another thread
+//!    calls. When nothing of this could ever happen, it tells of a deadlock.
+//! 5. Every 61 turns it looks at the clock, so that a busy run queue keeps neither
+//!    timers nor sockets waiting.
+//!
+//! # What to know
+//!
+//! * Blocking calls of std, and of C libraries, block the whole thread. Use those
+//!   of this crate, or [`offload`]. (Patching std's calls, as gevent's `monkey`
+//!   does, is not there yet.)
+//! * Greenlets of a thread share its thread-locals; see [`spawn`] for the code that
+//!   this breaks.
+//! * A kill and a timeout unwind the greenlet from where it blocks. They need
+//!   `panic = "unwind"`: with `panic = "abort"`, what uses them does not compile.
+//! * A stack has a fixed size, of which only the pages are used that have been
+//!   touched: see [`hub::StackSize`]. An overflow aborts the process with a message
+//!   that names the greenlet.
+//! * When a thread ends, or the process, what is suspended is not unwound.
+//! * After a fork the child has only the greenlet that called it.
+//!
+//! # Where it runs
+//!
+//! Linux with glibc: tested on x86-64, untested on AArch64. Anything else is a
+//! compile error. Before Linux 6.13 a process can have at most
+//! `vm.max_map_count` / 2 stacks. It needs Rust 1.85, and has no Cargo features.
+//!
+//! # Guides
+//!
+//! In the crate's `docs` folder: `from_gevent.md` (name by name), `differences.md`
+//! (where it differs from gevent, and why) and `architecture.md` (how it works
+//! inside). `examples` has whole programs.
 
 #[cfg(not(all(
     target_os = "linux",
@@ -30,3 +131,13 @@ pub use task::{
     spawn, spawn_later, timeout, wait, yield_now,
 };
 pub use time::sleep;
+
+/// The code in the guides is compiled and run with the tests of the docs.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
+/// As above.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/from_gevent.md")]
+struct FromGevent;

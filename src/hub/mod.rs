@@ -15,7 +15,12 @@
 //!   └─────────────────────────┘   suspend  └───────────────────────┘
 //! ```
 //!
-//! So there is one switch into a greenlet and one out of it per turn, and no
+//! For users there is this: [`Parker`] and [`Unparker`], to build waiting of
+//! your own; [`shutdown`], which ends all other greenlets of the thread;
+//! [`report`](report()), which tells who waits for what; and [`set_stack_size`].
+//!
+//! # Inside
+//! There is one switch into a greenlet and one out of it per turn, and no
 //! hub greenlet in between. No user code ever runs on the loop's own frame: a
 //! blocking call there would enter the loop a second time.
 //!

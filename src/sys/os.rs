@@ -1,8 +1,9 @@
 //! The few raw system calls that must not go through libc's symbols.
 //!
-//! `monkey` defines `read`, `write`, `close` and `syscall` for the whole program, ourselves included. What the
-//! crate says on standard error, and what it reads from `/proc` to explain a limit, happens on the hub's own
-//! stack or inside a signal handler, where nothing may park: so these few calls enter the kernel directly.
+//! A program may define `read`, `write`, `close` and `syscall` itself, for all that is in it, ourselves included; a
+//! later part of this crate will. What the crate says on standard error, and what it reads from `/proc` to explain
+//! a limit, happens on the hub's own stack or inside a signal handler, where nothing may park: so these few calls
+//! enter the kernel directly.
 
 use std::ffi::{CStr, c_long};
 use std::sync::atomic::{AtomicUsize, Ordering};

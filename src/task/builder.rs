@@ -16,10 +16,11 @@ use crate::sys::clock;
 /// you spawn. Dropping the handle detaches the greenlet.
 ///
 /// The greenlet shares the thread-local storage of its thread, so `body` need
-/// not be `Send`. In return, nothing that runs in it may keep the shape of the
-/// stack in thread-locals across a blocking call: a `thread_local!` whose
-/// initialiser blocks, `scoped-tls`, and parking_lot's queues are known to
-/// break.
+/// not be `Send`. In return, no code that runs in it may block while it relies
+/// on a thread-local that the thread's other greenlets use meanwhile: one that
+/// points into its stack, say, or that is set for the length of a call. A
+/// `thread_local!` whose initialiser blocks, `scoped-tls`, and parking_lot's
+/// queues are known to break.
 ///
 /// # Panics
 /// If the machine has no stack left for it; [`Builder::spawn`] returns that as

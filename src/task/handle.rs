@@ -142,7 +142,8 @@ impl<T> JoinHandle<T> {
     /// kill counts, and one after the end does nothing.
     ///
     /// A `catch_unwind` around everything must rethrow what it does not know,
-    /// or the greenlet survives. A held `std::sync::Mutex` is poisoned.
+    /// or the greenlet survives. A held `std::sync::Mutex` is poisoned. A program
+    /// that calls this does not compile with `panic = "abort"`.
     ///
     /// # Examples
     /// ```

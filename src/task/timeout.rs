@@ -15,6 +15,10 @@ use crate::sys::clock;
 /// not block is not interrupted, and a value that `f` returns late is still
 /// returned. A time of zero lets whoever is runnable have one turn first.
 ///
+/// As after a kill, a `std::sync::Mutex` that was held is poisoned, and code that
+/// catches every unwinding must rethrow this one. A program that calls this does
+/// not compile with `panic = "abort"`.
+///
 /// # Errors
 /// [`Elapsed`], if the time was up while `f` waited.
 ///

@@ -46,7 +46,8 @@ impl std::fmt::Debug for Source<'_> {
     }
 }
 
-/// Waits for all of them and returns their results, in the order given.
+/// Waits for all of them and returns their results, in the order given. One that
+/// fails does not end the wait for the others.
 ///
 /// # Examples
 /// ```
