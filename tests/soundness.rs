@@ -489,8 +489,10 @@ fn chaos(seed: u64) {
     assert!(hub::report().starts_with("1 greenlet"), "{}", hub::report());
 }
 
+type Words = common::Defer<Box<dyn FnOnce()>>;
+
 greenlet::greenlet_local! {
-    static LAST_WORDS: RefCell<Option<common::Defer<Box<dyn FnOnce()>>>> = RefCell::new(None);
+    static LAST_WORDS: RefCell<Option<Words>> = RefCell::new(None);
 }
 
 /// A greenlet's variables may be set by its last destructors: they too are
