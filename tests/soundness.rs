@@ -488,3 +488,52 @@ fn chaos(seed: u64) {
     assert_eq!(Rc::strong_count(&world), 1, "seed {seed}");
     assert!(hub::report().starts_with("1 greenlet"), "{}", hub::report());
 }
+
+type Words = common::Defer<Box<dyn FnOnce()>>;
+
+greenlet::greenlet_local! {
+    static LAST_WORDS: RefCell<Option<Words>> = RefCell::new(None);
+}
+
+/// A greenlet's variables may be set by its last destructors: they too are
+/// dropped where a destructor may block. Wakers that it calls come too late.
+#[test]
+fn locals_that_are_set_at_the_very_end_are_dropped_on_the_greenlets_stack() {
+    use std::future::Future;
+    use std::task::{Context, Wake, Waker};
+    let _watchdog = watchdog();
+    thread_local! {
+        static DROPPED: Cell<u32> = const { Cell::new(0) };
+    }
+    fn set() {
+        let words: Box<dyn FnOnce()> = Box::new(|| {
+            sleep(MS);
+            yield_now();
+            DROPPED.set(DROPPED.get() + 1);
+        });
+        LAST_WORDS.with_borrow_mut(|last| *last = Some(common::defer(words)));
+    }
+    struct Sets;
+    impl Wake for Sets {
+        fn wake(self: std::sync::Arc<Self>) {
+            // Too late: it has ended.
+            assert!(LAST_WORDS.try_with(|_| ()).is_err());
+            DROPPED.set(DROPPED.get() + 1);
+        }
+    }
+    let waker = Waker::from(std::sync::Arc::new(Sets));
+    let mut polled = Box::pin(spawn(yield_now));
+    assert!(
+        polled
+            .as_mut()
+            .poll(&mut Context::from_waker(&waker))
+            .is_pending()
+    );
+    drop(polled);
+    // By the destructor of a result that nobody asks for.
+    drop(spawn(|| common::defer(set)));
+    // And by that of a capture of one that never runs.
+    let captured = common::defer(set);
+    spawn(move || drop(captured)).kill();
+    until(|| DROPPED.get() == 3);
+}
