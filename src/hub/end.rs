@@ -124,6 +124,9 @@ fn take_away(hub: *const Hub) {
 /// greenlets run; otherwise they are leaked, as when `main` returns. Returns
 /// how many would not end: those that caught their kill and wait again.
 ///
+/// It unwinds them. In a program that is built with `panic = "abort"`, where
+/// nothing can be unwound, it aborts the process if any of them has started.
+///
 /// # Examples
 /// ```
 /// use std::time::Duration;
