@@ -404,6 +404,9 @@ fn a_panic_in_a_payloads_destructor_goes_no_further() {
 /// and do not seem to unwind too.
 #[test]
 fn a_destructor_may_join_while_its_greenlet_unwinds() {
+    if common::panic_count_is_off() {
+        return;
+    }
     let _watchdog = watchdog();
     quiet_panics();
     let log = Log::new();
@@ -467,6 +470,9 @@ fn many_greenlets_may_wait_while_they_unwind() {
 /// Main may block in a destructor while it unwinds as well.
 #[test]
 fn the_main_greenlet_may_wait_while_it_unwinds() {
+    if common::panic_count_is_off() {
+        return;
+    }
     let _watchdog = watchdog();
     quiet_panics();
     let ran = flag();

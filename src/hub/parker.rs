@@ -156,27 +156,34 @@ impl Parker {
             inner.task,
             "a Parker parks only the greenlet that made it"
         );
-        if inner.state.swap(EMPTY, Ordering::Acquire) == NOTIFIED {
-            return Woken::Answered(0);
-        }
         // Whichever way this wait is left, the next one starts afresh; a
         // permit that came too late for this one is kept for it.
         let _guard = Leave(inner);
-        let mut already = false;
-        let woken = wait::pause(self.reason, self.kind, deadline, |waiter| {
-            inner.token.store(waiter.token(), Ordering::Relaxed);
-            already = inner
-                .state
-                .compare_exchange(EMPTY, PARKED, Ordering::AcqRel, Ordering::Acquire)
-                .is_err();
-            if already {
-                waiter.answer_now();
+        loop {
+            if inner.state.swap(EMPTY, Ordering::Acquire) == NOTIFIED {
+                return Woken::Answered(0);
             }
-        });
-        if inner.state.swap(EMPTY, Ordering::Acquire) == NOTIFIED {
-            return Woken::Answered(0);
+            let woken = wait::pause(self.reason, self.kind, deadline, |waiter| {
+                inner.token.store(waiter.token(), Ordering::Relaxed);
+                let parked = inner.state.compare_exchange(
+                    EMPTY,
+                    PARKED,
+                    Ordering::AcqRel,
+                    Ordering::Acquire,
+                );
+                if parked.is_err() {
+                    waiter.answer_now();
+                }
+            });
+            if inner.state.swap(EMPTY, Ordering::Acquire) == NOTIFIED {
+                return Woken::Answered(0);
+            }
+            if !woken.is_answered() {
+                return woken;
+            }
+            // A thread that was slow to wake an earlier wait, whose permit was
+            // taken long ago, has found this one instead.
         }
-        woken
     }
 }
 

@@ -271,6 +271,13 @@ pub fn flag() -> Rc<Cell<bool>> {
     Rc::new(Cell::new(false))
 }
 
+/// Whether this run is one without std's panic count, where a destructor cannot
+/// wait for another greenlet while its own unwinds. What needs that is not
+/// tested then.
+pub fn panic_count_is_off() -> bool {
+    std::env::var_os("GREENLET_PANIC_COUNT").is_some_and(|value| value == "off")
+}
+
 /// Keeps the panic hook from printing what a test throws on purpose.
 pub fn quiet_panics() {
     use std::sync::Once;
