@@ -51,15 +51,17 @@ pub(crate) enum Arrival<V> {
 }
 
 /// Tells a type. One function for each, so that equal addresses mean equal
-/// types; where the addresses differ, the answers are compared.
+/// types; where the addresses differ, the answers are compared. Inlined, it
+/// would have several addresses in one crate.
 type Tell = fn() -> (TypeId, &'static str);
 
+#[inline(never)]
 fn type_of<V: 'static>() -> (TypeId, &'static str) {
     (TypeId::of::<V>(), std::any::type_name::<V>())
 }
 
 /// Takes the place of the awaited type when a value has landed. These three
-/// are known by their addresses, and an inlined function has more than one.
+/// are known by their addresses alone.
 #[inline(never)]
 fn value_landed() -> (TypeId, &'static str) {
     type_of::<Value>()
