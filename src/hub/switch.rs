@@ -123,24 +123,26 @@ impl Hub {
         usual: impl FnOnce(V) -> R,
         unusual: impl FnOnce(Arrival<V>) -> R,
     ) -> Result<R, V> {
-        if self.is_watched() {
+        if self.is_watched() || std::thread::panicking() {
             return Err(value);
         }
         self.deliver(target, value)?;
-        Ok(self.change_places(target, usual, unusual))
+        Ok(self.change_places(target, Hub::switch_away, usual, unusual))
     }
 
     /// Suspends the current greenlet in a switch and runs `target` at once,
     /// which was delivered to or has not started.
     pub(crate) fn switch_to<V: 'static>(&self, target: TaskPtr) -> Arrival<V> {
         self.origin.set(self.current().id);
-        self.change_places(target, |value| Arrival::Value(value, 0), |arrival| arrival)
+        let usual = |value| Arrival::Value(value, 0);
+        self.change_places(target, Hub::leave, usual, |arrival| arrival)
     }
 
     #[inline(always)]
     fn change_places<V: 'static, R>(
         &self,
         target: TaskPtr,
+        leave: impl FnOnce(&Hub, TaskPtr, Option<TaskPtr>),
         usual: impl FnOnce(V) -> R,
         unusual: impl FnOnce(Arrival<V>) -> R,
     ) -> R {
@@ -156,7 +158,7 @@ impl Hub {
         task.state.set(State::Switched);
         target.state.set(State::Runnable);
         self.queue.replace_first(task, target);
-        self.leave(task, Some(target));
+        leave(self, task, Some(target));
         if landing.head.is(value_landed) {
             // SAFETY: who says so has written the value, and it is read once.
             return usual(unsafe { (*landing.value.get()).assume_init_read() });
