@@ -708,6 +708,57 @@ fn a_result_of_another_type_panics_in_the_parent() {
 }
 
 #[test]
+fn a_result_that_nobody_takes_may_switch_when_it_is_dropped() {
+    let _watchdog = watchdog();
+    struct Meddles(Greenlet<i32>, Log);
+    impl Drop for Meddles {
+        fn drop(&mut self) {
+            // The parent has been told already, and is about to run.
+            let refused = self.0.cast::<Meddles>().kill().is_err();
+            self.1.add(format!("dropped {refused}"));
+        }
+    }
+    let main = Greenlet::<i32>::current();
+    let log = Log::new();
+    let meddler = Greenlet::new(|value: Option<Meddles>| value);
+    let numbers = Greenlet::new({
+        let (meddler, main, log) = (meddler.clone(), main.clone(), log.clone());
+        move |n: i32| {
+            meddler.switch(Some(Meddles(main, log)));
+            n
+        }
+    });
+    meddler.set_parent(&main).unwrap();
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| numbers.switch(1)));
+    assert!(outcome.is_err());
+    yield_now();
+    assert_eq!(log.joined(), "dropped true");
+    assert_eq!(Greenlet::new(|n: i32| n).switch(3), 3);
+}
+
+#[test]
+fn a_timeout_does_not_end_a_switch_in_a_destructor_of_an_unwinding() {
+    let _watchdog = watchdog();
+    if common::panic_count_is_off() {
+        return;
+    }
+    let log = Log::new();
+    let slow = Greenlet::new(|n: i32| {
+        sleep(Duration::from_millis(10));
+        n
+    });
+    let inner = log.clone();
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        greenlet::timeout(Duration::from_millis(1), || {
+            let _defer = defer(move || inner.add(slow.switch(7)));
+            std::panic::resume_unwind(Box::new("thrown"));
+        })
+    }));
+    assert_eq!(*outcome.unwrap_err().downcast::<&str>().unwrap(), "thrown");
+    assert_eq!(log.joined(), "7");
+}
+
+#[test]
 fn a_blocking_call_parks_and_others_run_meanwhile() {
     let _watchdog = watchdog();
     let log = Log::new();

@@ -44,7 +44,11 @@ fn bequeath<T: 'static>(node: Rc<Node>, mut legacy: Legacy<T>) {
             None => inherit_unstarted(hub, &ancestor, legacy),
         };
         match next {
-            Next::Run(task) => return hub.end_into(task),
+            Next::Run(task, rest) => {
+                hub.end_into(task);
+                // Not before: its destructor may switch, and find that one.
+                return drop(rest);
+            }
             Next::Parent(rest) if ancestor.is_dead() || ancestor.task().is_none() => {
                 legacy = rest;
                 heir = ancestor.parent(hub);
@@ -56,8 +60,8 @@ fn bequeath<T: 'static>(node: Rc<Node>, mut legacy: Legacy<T>) {
 
 /// Who is asked next.
 enum Next<T> {
-    /// This one has got it, and runs.
-    Run(TaskPtr),
+    /// This one has got it, or has been told why not, and runs.
+    Run(TaskPtr, Option<T>),
     /// This one does not take it.
     Parent(Legacy<T>),
 }
@@ -66,18 +70,17 @@ enum Next<T> {
 fn take<T: 'static>(hub: &Hub, task: TaskPtr, legacy: Legacy<T>) -> Next<T> {
     let refused = match legacy {
         Legacy::Value(value) => match hub.deliver(task, value) {
-            Ok(()) => return Next::Run(task),
+            Ok(()) => return Next::Run(task, None),
             Err(value) if hub::awaited_by(task).is_some() => {
                 // Its type is not the one that is awaited there.
                 let told = hub.deliver_special(task, Special::Mismatch(type_name::<T>()));
                 debug_assert!(told.is_ok());
-                drop(value);
-                return Next::Run(task);
+                return Next::Run(task, Some(value));
             }
             Err(value) => Legacy::Value(value),
         },
         Legacy::Special(special) => match hub.deliver_special(task, special) {
-            Ok(()) => return Next::Run(task),
+            Ok(()) => return Next::Run(task, None),
             Err(special) => Legacy::Special(special),
         },
     };
@@ -96,7 +99,7 @@ fn inherit_unstarted<T: 'static>(hub: &Hub, ancestor: &NodeRef, legacy: Legacy<T
         }
     };
     match node::start(hub, ancestor, value) {
-        Ok(task) => Next::Run(task),
+        Ok(task) => Next::Run(task, None),
         Err(SwitchError::Unbound(value)) => Next::Parent(Legacy::Value(value)),
         Err(error) => {
             // It cannot be started with this; its own parent is told why.

@@ -68,6 +68,8 @@ fn wake(hub: &Hub, task: TaskPtr) {
     match task.state.get() {
         // SAFETY: a parked task's waiter lives in its frame.
         State::Parked => unsafe { (*task.waiter.get()).interrupt(hub) },
+        // Nothing is thrown into one that unwinds: it would abort the process.
+        State::Switched if task.unwinding.get() => {}
         State::Switched => hub.make_ready(task),
         State::New => {
             let timer = task.with_extra(|extra| extra.start_timer.take());
