@@ -714,7 +714,7 @@ fn a_result_that_nobody_takes_may_switch_when_it_is_dropped() {
     impl Drop for Meddles {
         fn drop(&mut self) {
             // The parent has been told already, and is about to run.
-            let refused = self.0.cast::<Meddles>().kill().is_err();
+            let refused = self.0.throw(Box::new("meddled")).is_err();
             self.1.add(format!("dropped {refused}"));
         }
     }
