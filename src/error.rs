@@ -237,6 +237,51 @@ pub struct AccessError;
 #[error("the time is up")]
 pub struct Elapsed;
 
+/// Why a pool has not taken a greenlet in; it holds what was to be spawned.
+#[derive(Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum PoolFull<F> {
+    /// There was no free slot, or none became free in time; or the pool has
+    /// size zero, so that there will never be one.
+    #[error("the pool is full")]
+    Full(F),
+    /// The caller is a member of this pool, which is full: it would wait for
+    /// itself to end.
+    #[error("the pool is full, and the greenlet that would wait for a free slot is a member of it")]
+    Member(F),
+    /// Nothing could free a slot any more: all greenlets of the thread wait for
+    /// each other.
+    #[error("the pool is full, and nothing can free a slot any more")]
+    Deadlock(F),
+}
+
+impl<F> PoolFull<F> {
+    /// What was to be spawned.
+    pub fn into_inner(self) -> F {
+        match self {
+            PoolFull::Full(value) | PoolFull::Member(value) | PoolFull::Deadlock(value) => value,
+        }
+    }
+
+    pub(crate) fn map<G>(self, f: impl FnOnce(F) -> G) -> PoolFull<G> {
+        match self {
+            PoolFull::Full(value) => PoolFull::Full(f(value)),
+            PoolFull::Member(value) => PoolFull::Member(f(value)),
+            PoolFull::Deadlock(value) => PoolFull::Deadlock(f(value)),
+        }
+    }
+}
+
+impl<F> std::fmt::Debug for PoolFull<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            PoolFull::Full(_) => "Full",
+            PoolFull::Member(_) => "Member",
+            PoolFull::Deadlock(_) => "Deadlock",
+        })
+    }
+}
+
 /// How a greenlet ended that has no result.
 #[derive(Error)]
 #[non_exhaustive]

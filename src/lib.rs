@@ -29,6 +29,7 @@
 //! |---|---|
 //! | run functions side by side | [`spawn`], [`spawn_later`], [`Builder`] (name, stack size), [`scope`] (borrows) |
 //! | get their results | [`JoinHandle`], [`joinall`], [`joinall_timeout`], [`wait()`], [`iwait`] |
+//! | keep many together, so many at a time | [`Group`], [`Pool`] |
 //! | let time pass | [`sleep`], [`yield_now`] |
 //! | end what takes too long | [`timeout`], [`JoinHandle::kill`], [`killall`] |
 //! | switch explicitly, as Python's greenlet | [`Greenlet`], [`set_tracer`] |
@@ -126,9 +127,9 @@ mod time;
 pub use greenlet::{Greenlet, GreenletState, TraceEvent, TraceKind, Tracer, set_tracer};
 pub use offload::offload;
 pub use task::{
-    Builder, Current, GreenletId, GreenletLocal, IWait, JoinHandle, LinkId, Scope,
-    ScopedJoinHandle, Waitable, block_on, current, iwait, joinall, joinall_timeout, killall, scope,
-    spawn, spawn_later, timeout, wait, yield_now,
+    Builder, Current, GreenletId, GreenletLocal, Group, IWait, Imap, ImapUnordered, JoinHandle,
+    LinkId, Pool, Scope, ScopedJoinHandle, Waitable, block_on, current, iwait, joinall,
+    joinall_timeout, killall, scope, spawn, spawn_later, timeout, wait, yield_now,
 };
 pub use time::sleep;
 
