@@ -35,6 +35,7 @@
 //! | switch explicitly, as Python's greenlet | [`Greenlet`], [`set_tracer`] |
 //! | talk to others | [`net`]: the sockets of `std::net` and `std::os::unix::net` |
 //! | do what can only block, or compute | [`offload`]: a helper thread |
+//! | hand jobs to so many threads, or greenlets | [`executor`] |
 //! | wait for Ctrl-C and the like | [`signal`] |
 //! | run a future | [`block_on`]; a [`JoinHandle`] is one |
 //! | have variables of a greenlet's own | [`greenlet_local!`] |
@@ -113,6 +114,7 @@ compile_error!(
 );
 
 pub mod error;
+pub mod executor;
 pub mod hub;
 pub mod net;
 pub mod signal;

@@ -144,6 +144,11 @@ impl Group {
         self.len() == 0
     }
 
+    /// Whether the greenlet that runs is a member.
+    pub(crate) fn has_current(&self) -> bool {
+        self.members.has_current()
+    }
+
     /// Whether this greenlet is a member.
     #[must_use]
     pub fn contains<T>(&self, handle: &JoinHandle<T>) -> bool {
