@@ -10,7 +10,7 @@ use super::job::{self, Greenlets, Job, LocalJob, Results, Runnable};
 use crate::error::{NoWorkers, SubmitError};
 use crate::hub;
 use crate::sys::fork;
-use crate::{Builder, Group};
+use crate::task::{Builder, Group};
 
 /// How many greenlets an executor has that was not told.
 const DEFAULT_WORKERS: usize = 100;
