@@ -237,6 +237,98 @@ pub struct AccessError;
 #[error("the time is up")]
 pub struct Elapsed;
 
+/// Why a pool has not taken a greenlet in; it holds what was to be spawned.
+#[derive(Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum PoolFull<F> {
+    /// There was no free slot, or none became free in time; or the pool has
+    /// size zero, so that there will never be one.
+    #[error("the pool is full")]
+    Full(F),
+    /// The caller is a member of this pool, which is full: it would wait for
+    /// itself to end.
+    #[error("the pool is full, and the greenlet that would wait for a free slot is a member of it")]
+    Member(F),
+    /// Nothing could free a slot any more: all greenlets of the thread wait for
+    /// each other.
+    #[error("the pool is full, and nothing can free a slot any more")]
+    Deadlock(F),
+}
+
+impl<F> PoolFull<F> {
+    /// What was to be spawned.
+    pub fn into_inner(self) -> F {
+        match self {
+            PoolFull::Full(value) | PoolFull::Member(value) | PoolFull::Deadlock(value) => value,
+        }
+    }
+
+    pub(crate) fn map<G>(self, f: impl FnOnce(F) -> G) -> PoolFull<G> {
+        match self {
+            PoolFull::Full(value) => PoolFull::Full(f(value)),
+            PoolFull::Member(value) => PoolFull::Member(f(value)),
+            PoolFull::Deadlock(value) => PoolFull::Deadlock(f(value)),
+        }
+    }
+}
+
+impl<F> std::fmt::Debug for PoolFull<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            PoolFull::Full(_) => "Full",
+            PoolFull::Member(_) => "Member",
+            PoolFull::Deadlock(_) => "Deadlock",
+        })
+    }
+}
+
+/// An executor was to have no workers at all: it could never run a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("an executor needs at least one worker")]
+pub struct NoWorkers;
+
+/// Why an executor has refused a job; it holds the job.
+#[derive(Error)]
+#[non_exhaustive]
+pub enum SubmitError<F> {
+    /// The executor has been shut down, or stayed behind in a fork.
+    #[error("the executor has been shut down")]
+    Shutdown(F),
+    /// The executor has no worker, and the system has none to give.
+    #[error("no worker could be started: {error}")]
+    NoWorker {
+        /// What was to be run.
+        job: F,
+        /// Why there is none.
+        error: std::io::Error,
+    },
+}
+
+impl<F> SubmitError<F> {
+    /// What was to be run.
+    pub fn into_inner(self) -> F {
+        match self {
+            SubmitError::Shutdown(job) | SubmitError::NoWorker { job, .. } => job,
+        }
+    }
+
+    pub(crate) fn map<G>(self, f: impl FnOnce(F) -> G) -> SubmitError<G> {
+        match self {
+            SubmitError::Shutdown(job) => SubmitError::Shutdown(f(job)),
+            SubmitError::NoWorker { job, error } => SubmitError::NoWorker { job: f(job), error },
+        }
+    }
+}
+
+impl<F> std::fmt::Debug for SubmitError<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            SubmitError::Shutdown(_) => f.write_str("Shutdown"),
+            SubmitError::NoWorker { error, .. } => f.debug_tuple("NoWorker").field(error).finish(),
+        }
+    }
+}
+
 /// How a greenlet ended that has no result.
 #[derive(Error)]
 #[non_exhaustive]
@@ -247,6 +339,12 @@ pub enum JoinError {
     /// It was killed.
     #[error("the greenlet was killed")]
     Killed,
+    /// It was a job of an executor that was cancelled before it ran.
+    #[error("the job was cancelled")]
+    Cancelled,
+    /// Its result has been taken already.
+    #[error("the result has been taken already")]
+    Taken,
     /// It has not ended, and nothing could wake the one who waits for it.
     #[error(transparent)]
     Deadlock(#[from] Deadlock),
@@ -285,6 +383,8 @@ impl std::fmt::Debug for JoinError {
                 .field(&panic_message(payload.as_ref()))
                 .finish(),
             JoinError::Killed => f.write_str("Killed"),
+            JoinError::Cancelled => f.write_str("Cancelled"),
+            JoinError::Taken => f.write_str("Taken"),
             JoinError::Deadlock(_) => f.write_str("Deadlock"),
         }
     }

@@ -29,11 +29,13 @@
 //! |---|---|
 //! | run functions side by side | [`spawn`], [`spawn_later`], [`Builder`] (name, stack size), [`scope`] (borrows) |
 //! | get their results | [`JoinHandle`], [`joinall`], [`joinall_timeout`], [`wait()`], [`iwait`] |
+//! | keep many together, so many at a time | [`Group`], [`Pool`] |
 //! | let time pass | [`sleep`], [`yield_now`] |
 //! | end what takes too long | [`timeout`], [`JoinHandle::kill`], [`killall`] |
 //! | switch explicitly, as Python's greenlet | [`Greenlet`], [`set_tracer`] |
 //! | talk to others | [`net`]: the sockets of `std::net` and `std::os::unix::net` |
 //! | do what can only block, or compute | [`offload`]: a helper thread |
+//! | hand jobs to so many threads, or greenlets | [`executor`] |
 //! | wait for Ctrl-C and the like | [`signal`] |
 //! | run a future | [`block_on`]; a [`JoinHandle`] is one |
 //! | have variables of a greenlet's own | [`greenlet_local!`] |
@@ -112,6 +114,7 @@ compile_error!(
 );
 
 pub mod error;
+pub mod executor;
 pub mod hub;
 pub mod net;
 pub mod signal;
@@ -126,9 +129,9 @@ mod time;
 pub use greenlet::{Greenlet, GreenletState, TraceEvent, TraceKind, Tracer, set_tracer};
 pub use offload::offload;
 pub use task::{
-    Builder, Current, GreenletId, GreenletLocal, IWait, JoinHandle, LinkId, Scope,
-    ScopedJoinHandle, Waitable, block_on, current, iwait, joinall, joinall_timeout, killall, scope,
-    spawn, spawn_later, timeout, wait, yield_now,
+    Builder, Current, GreenletId, GreenletLocal, Group, IWait, Imap, ImapUnordered, JoinHandle,
+    LinkId, Pool, Scope, ScopedJoinHandle, Waitable, block_on, current, iwait, joinall,
+    joinall_timeout, killall, scope, spawn, spawn_later, timeout, wait, yield_now,
 };
 pub use time::sleep;
 

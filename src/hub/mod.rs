@@ -66,7 +66,6 @@ use self::reactor::Reactor;
 use self::run_queue::RunQueue;
 use self::shared::HubShared;
 use self::slab::Slab;
-use self::task::Task;
 use self::timers::{TimerKey, Timers};
 use self::wait::Waiter;
 use crate::coroutine::Fibers;
@@ -83,7 +82,7 @@ pub(crate) use self::report::panic_deadlock;
 pub use self::report::report;
 pub(crate) use self::run::may_switch;
 pub(crate) use self::switch::{Anything, Arrival, Special, awaited_by};
-pub(crate) use self::task::{Link, Local, LocalValue, State, TaskPtr, TaskRef};
+pub(crate) use self::task::{AtEnd, Link, Local, LocalValue, State, Task, TaskPtr, TaskRef};
 pub(crate) use self::unwind::{
     Payload, catch, contain, is_interrupt, is_kill, is_timeout, rethrow,
 };

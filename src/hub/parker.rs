@@ -95,7 +95,8 @@ impl Parker {
         Parker::for_reason(reason, Kind::External)
     }
 
-    fn for_reason(reason: Reason, kind: Kind) -> Parker {
+    /// A parker for a wait that ends as `kind` says.
+    pub(crate) fn for_reason(reason: Reason, kind: Kind) -> Parker {
         let hub = Hub::get();
         Parker {
             inner: Arc::new(Inner {
@@ -148,7 +149,8 @@ impl Parker {
         taken.is_ok()
     }
 
-    fn wait(&self, deadline: Option<u64>) -> Woken {
+    /// As `park`, until the deadline, and says how it ended.
+    pub(crate) fn wait(&self, deadline: Option<u64>) -> Woken {
         let inner = &*self.inner;
         let task = Hub::get().current();
         assert_eq!(

@@ -22,6 +22,7 @@ use std::cell::{Cell, RefCell, UnsafeCell};
 use std::fmt;
 use std::panic::Location;
 use std::ptr::NonNull;
+use std::rc::Rc;
 
 use super::slab::Key;
 use super::switch::Head;
@@ -78,6 +79,8 @@ pub(crate) struct VTable {
 pub(crate) struct Extra {
     /// The name given to the `Builder`.
     pub(crate) name: Option<Box<str>>,
+    /// The groups it is in, which are told first of its end.
+    pub(crate) groups: Vec<Rc<dyn AtEnd>>,
     /// Called when the task has ended, in this order.
     pub(crate) links: Vec<Link>,
     /// The values of `greenlet_local!` variables.
@@ -90,6 +93,12 @@ pub(crate) struct Extra {
     pub(crate) start_timer: Option<TimerKey>,
     /// Set by the room that made the task, for its own use.
     pub(crate) tag: Option<Box<dyn std::any::Any>>,
+}
+
+/// Who keeps account of tasks, and is told when one has ended: on its stack,
+/// before anybody else runs. It must neither block nor run the user's code.
+pub(crate) trait AtEnd {
+    fn ended(&self, task: &Task);
 }
 
 /// One callback to be run when a task has ended.
@@ -110,7 +119,7 @@ pub(crate) struct Local {
 pub(crate) enum LocalValue {
     /// Its initialiser runs.
     Initialising,
-    Alive(std::rc::Rc<dyn std::any::Any>),
+    Alive(Rc<dyn std::any::Any>),
     /// Its destructor runs, or has run: it does not come back.
     Destroyed,
 }
@@ -325,7 +334,7 @@ fn drop_locals_of(task: TaskPtr) {
 }
 
 /// The last thing that runs on a greenlet's stack: tells whoever asked to know
-/// of its end, in this order: those who join, the links, the wakers.
+/// of its end, in this order: those who join, the groups, the links, the wakers.
 #[inline]
 pub(crate) fn finish(task: TaskPtr) {
     task.done.set(true);
@@ -341,12 +350,16 @@ pub(crate) fn finish(task: TaskPtr) {
 fn tell(task: TaskPtr) {
     let told = match task.extra.borrow_mut().as_mut() {
         Some(extra) => (
+            std::mem::take(&mut extra.groups),
             std::mem::take(&mut extra.links),
             std::mem::take(&mut extra.wakers),
         ),
         None => Default::default(),
     };
-    let (links, wakers) = told;
+    let (groups, links, wakers) = told;
+    for group in groups {
+        group.ended(&task);
+    }
     for link in links {
         link.run();
     }
@@ -362,8 +375,8 @@ impl Link {
     /// machine has no stack left for one, it runs on the caller's.
     pub(crate) fn run(self) {
         let call = self.call;
-        let cell = std::rc::Rc::new(Cell::new(Some(call)));
-        let in_greenlet = std::rc::Rc::clone(&cell);
+        let cell = Rc::new(Cell::new(Some(call)));
+        let in_greenlet = Rc::clone(&cell);
         let run = move || {
             if let Some(call) = in_greenlet.take() {
                 call();

@@ -1,0 +1,43 @@
+//! Executors: jobs are handed in, and so many workers do them.
+//!
+//! It is Python's `concurrent.futures` in Rust. An executor takes closures with
+//! `submit`, each of which gives a [`Job`] back at once: the handle that knows
+//! how far the job is, waits for its result, cancels it, and calls back when it
+//! is done.
+//!
+//! | executor | its workers | closures and results |
+//! |---|---|---|
+//! | [`ThreadPoolExecutor`] | OS threads: what blocks, or computes | `Send` |
+//! | [`GreenletPoolExecutor`] | greenlets of this thread: what waits | anything |
+//!
+//! Both have the same methods. Who waits for a job, with `result`, parks if it
+//! is a greenlet, and blocks if it is a plain thread; asking for the result right
+//! after `submit` makes a call synchronous again.
+//!
+//! ```text
+//!   submit(f) ──▶ queue ──▶ worker: f() ──▶ result in the Job
+//!      │        (first come,                     │ 1. those who wait are woken
+//!      ▼         first served)                   │ 2. callbacks run, in their order
+//!     Job ◀──────────────────────────────────────┘
+//! ```
+//!
+//! # Examples
+//! ```
+//! use greenlet::executor::ThreadPoolExecutor;
+//!
+//! let pool = ThreadPoolExecutor::with_workers(4)?;
+//! let jobs: Vec<_> = (1..=20).map(|n| pool.submit(move || n * n).unwrap()).collect();
+//! pool.shutdown(true);
+//! let sum: i32 = jobs.into_iter().map(|job| job.join().unwrap()).sum();
+//! assert_eq!(sum, 2870);
+//! assert!(pool.submit(|| 0).is_err()); // it has been shut down
+//! # Ok::<(), greenlet::error::NoWorkers>(())
+//! ```
+
+mod greenlets;
+mod job;
+mod threads;
+
+pub use greenlets::GreenletPoolExecutor;
+pub use job::{Greenlets, Job, JobState, LocalJob, Results, Threads, Workers};
+pub use threads::ThreadPoolExecutor;
