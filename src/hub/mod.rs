@@ -33,6 +33,7 @@
 //! | `timers`, `reactor`, `inbox` | what wakes a hub: the clock, descriptors, other threads |
 //! | `switch` | explicit switches, and the values they carry |
 //! | `io` | "try, else park until ready", for every descriptor |
+//! | `monitor` | a state that several threads change and wait for: what `sync` stands on |
 //! | `parker` | `Parker` and `Unparker`, the public face of waiting |
 //! | `end` | threads that end, `shutdown`, and fork |
 //! | `report` | who waits on what, and the deadlock report |
@@ -42,6 +43,7 @@ mod end;
 mod inbox;
 mod interrupt;
 mod io;
+mod monitor;
 mod parker;
 mod reactor;
 mod report;
@@ -77,6 +79,7 @@ pub(crate) use self::cell::{Ended, Handle};
 pub use self::end::shutdown;
 pub(crate) use self::interrupt::{TimeoutFrame, check_interrupts, kill, throw_kill};
 pub(crate) use self::io::{Io, Patience};
+pub(crate) use self::monitor::{Guard, Guarded, Monitor, Wait, interrupted};
 pub use self::parker::{Parker, Unparker};
 pub(crate) use self::reactor::Direction;
 pub(crate) use self::report::panic_deadlock;

@@ -157,16 +157,36 @@ impl Waiter {
     ///
     /// The caller keeps the waiter from leaving its frame until this returns:
     /// on the same hub nothing else runs meanwhile, and across threads the
-    /// queue it is in stands under a lock that the waiter takes before it goes.
+    /// queue it is in stands under a lock that the waiter takes before it goes,
+    /// unless it goes with an answer; from then on nobody here looks at it.
     pub(super) fn answer(&self, index: u32) -> bool {
-        if let Some(hub) = Hub::try_current() {
-            if ptr::eq(hub.shared_ptr(), self.hub) {
-                return self.try_claim(ANSWERED + index) && {
-                    hub.make_ready(self.task);
-                    true
-                };
+        match self.claim_answer(index) {
+            Answer::Refused => false,
+            Answer::Done => true,
+            Answer::ToSend(delivery) => {
+                delivery.send();
+                true
             }
         }
+    }
+
+    /// As `answer`, but a message to another hub is left to be sent by the
+    /// caller, who may have a lock to let go of first.
+    #[inline]
+    pub(super) fn claim_answer(&self, index: u32) -> Answer {
+        if let Some(hub) = Hub::try_current() {
+            if ptr::eq(hub.shared_ptr(), self.hub) {
+                if !self.try_claim(ANSWERED + index) {
+                    return Answer::Refused;
+                }
+                hub.make_ready(self.task);
+                return Answer::Done;
+            }
+        }
+        self.claim_from_afar(index)
+    }
+
+    fn claim_from_afar(&self, index: u32) -> Answer {
         // SAFETY: the waiting greenlet's hub holds a count while the greenlet
         // waits; ours keeps it alive when that thread ends just after.
         let hub = unsafe {
@@ -175,11 +195,10 @@ impl Waiter {
         };
         let address = self.address();
         if hub.is_closed() || !self.try_claim(ANSWERED + index) {
-            return false;
+            return Answer::Refused;
         }
         // The waiter may be gone from here on.
-        hub.push(address);
-        true
+        Answer::ToSend(Delivery { hub, address })
     }
 
     /// Whether it has a deadline.
@@ -261,6 +280,29 @@ impl Waiter {
     }
 }
 
+/// What has become of an answer.
+pub(super) enum Answer {
+    /// The wait had ended, or its hub is gone: it is to be given to another.
+    Refused,
+    /// The greenlet is queued.
+    Done,
+    /// The greenlet is another hub's, which is to be told.
+    ToSend(Delivery),
+}
+
+/// A message to the hub of a waiter that has been answered. It must be sent.
+#[must_use]
+pub(super) struct Delivery {
+    hub: Arc<HubShared>,
+    address: (u64, u32),
+}
+
+impl Delivery {
+    pub(super) fn send(self) {
+        self.hub.push(self.address);
+    }
+}
+
 /// A wait that no queue knows of: it ends by its deadline, by a wake-up to the
 /// address that `publish` is given, or by an interrupt, which unwinds.
 pub(crate) fn pause(
@@ -279,13 +321,15 @@ pub(crate) fn pause(
 }
 
 /// A waiter's place in one queue.
-struct Node {
+pub(super) struct Node {
     prev: Cell<*const Node>,
     next: Cell<*const Node>,
     linked: Cell<bool>,
     waiter: *const Waiter,
     /// What the waiter is told: which of its queues answered.
     index: u32,
+    /// When it was queued, in whatever the owner of the queue counts by.
+    pub(super) stamp: Cell<u32>,
 }
 
 /// Who waits for one thing, first come first served.
@@ -355,15 +399,45 @@ impl WaitQueue {
 
     /// Answers the first who still waits. False if there is nobody.
     pub(crate) fn wake_one(&self) -> bool {
+        match self.claim_one(|_| 0) {
+            Answer::Refused => false,
+            Answer::Done => true,
+            Answer::ToSend(delivery) => {
+                delivery.send();
+                true
+            }
+        }
+    }
+
+    /// As `wake_one`, leaving a message to another hub to the caller. What
+    /// `flags` gives is added to what the waiter is told; it is called before
+    /// each attempt, when the one that is tried has left the queue.
+    #[inline]
+    pub(super) fn claim_one(&self, flags: impl Fn(&WaitQueue) -> u32) -> Answer {
         while let Some(node) = self.pop() {
             // SAFETY: a linked node's frame is alive, and the waiter beside it.
             let (waiter, index) = unsafe { ((*node).waiter, (*node).index) };
             // SAFETY: as above.
-            if unsafe { (*waiter).answer(index) } {
-                return true;
+            match unsafe { (*waiter).claim_answer(index | flags(self)) } {
+                Answer::Refused => {}
+                answer => return answer,
             }
         }
-        false
+        Answer::Refused
+    }
+
+    /// The stamp of the first in the queue.
+    pub(super) fn first_stamp(&self) -> Option<u32> {
+        self.forget_before_fork();
+        // SAFETY: linked nodes are alive.
+        let node = unsafe { self.head.get().as_ref()? };
+        Some(node.stamp.get())
+    }
+
+    /// Whether nobody is in the queue. Those who are may have ended their wait.
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.head.get().is_null() || self.fork.get() != fork::generation()
     }
 
     /// Answers all who wait, in their order, and says how many there were.
@@ -379,6 +453,7 @@ impl WaitQueue {
         woken
     }
 
+    #[inline]
     fn forget_before_fork(&self) {
         let now = fork::generation();
         if self.fork.get() != now {
@@ -388,7 +463,8 @@ impl WaitQueue {
         }
     }
 
-    fn push(&self, node: &Node) {
+    #[inline]
+    pub(super) fn push(&self, node: &Node) {
         self.forget_before_fork();
         let last = self.tail.get();
         node.prev.set(last);
@@ -402,6 +478,7 @@ impl WaitQueue {
         }
     }
 
+    #[inline]
     fn pop(&self) -> Option<*const Node> {
         self.forget_before_fork();
         let first = self.head.get();
@@ -411,7 +488,7 @@ impl WaitQueue {
         Some(first)
     }
 
-    fn remove(&self, node: &Node) {
+    pub(super) fn remove(&self, node: &Node) {
         self.forget_before_fork();
         if !node.linked.replace(false) {
             return;
@@ -431,13 +508,14 @@ impl WaitQueue {
 }
 
 impl Node {
-    fn new(waiter: &Waiter, index: u32) -> Node {
+    pub(super) fn new(waiter: &Waiter, index: u32) -> Node {
         Node {
             prev: Cell::new(ptr::null()),
             next: Cell::new(ptr::null()),
             linked: Cell::new(false),
             waiter,
             index,
+            stamp: Cell::new(0),
         }
     }
 }

@@ -243,6 +243,12 @@ pub(crate) fn thread_count() -> Option<usize> {
     proc_field(c"/proc/self/status", b"Threads:")
 }
 
+/// Lets other threads of the machine have the processor.
+pub(crate) fn yield_thread() {
+    // SAFETY: sched_yield has no arguments, and no preconditions.
+    let _ = unsafe { syscall(libc::SYS_sched_yield, [0; 4]) };
+}
+
 /// Ends the process at once; async-signal-safe.
 pub(crate) fn abort() -> ! {
     // SAFETY: abort has no preconditions, and POSIX lists it as async-signal-safe.
