@@ -115,6 +115,7 @@ pub mod error;
 pub mod hub;
 pub mod net;
 pub mod signal;
+pub mod sync;
 
 mod coroutine;
 mod greenlet;

@@ -159,6 +159,7 @@ impl Waiter {
     /// on the same hub nothing else runs meanwhile, and across threads the
     /// queue it is in stands under a lock that the waiter takes before it goes,
     /// unless it goes with an answer; from then on nobody here looks at it.
+    #[cfg(feature = "loom")]
     pub(super) fn answer(&self, index: u32) -> bool {
         match self.claim_answer(index) {
             Answer::Refused => false,
@@ -321,7 +322,7 @@ pub(crate) fn pause(
 }
 
 /// A waiter's place in one queue.
-pub(super) struct Node {
+pub(crate) struct Node {
     prev: Cell<*const Node>,
     next: Cell<*const Node>,
     linked: Cell<bool>,
@@ -399,7 +400,7 @@ impl WaitQueue {
 
     /// Answers the first who still waits. False if there is nobody.
     pub(crate) fn wake_one(&self) -> bool {
-        match self.claim_one(|_| 0) {
+        match self.claim_one() {
             Answer::Refused => false,
             Answer::Done => true,
             Answer::ToSend(delivery) => {
@@ -409,21 +410,33 @@ impl WaitQueue {
         }
     }
 
-    /// As `wake_one`, leaving a message to another hub to the caller. What
-    /// `flags` gives is added to what the waiter is told; it is called before
-    /// each attempt, when the one that is tried has left the queue.
+    /// As `wake_one`, leaving a message to another hub to the caller.
     #[inline]
-    pub(super) fn claim_one(&self, flags: impl Fn(&WaitQueue) -> u32) -> Answer {
-        while let Some(node) = self.pop() {
+    pub(super) fn claim_one(&self) -> Answer {
+        self.claim_one_if(|_| true, |_| 0).0
+    }
+
+    /// As `claim_one`, as long as `wanted` says so before each attempt. What
+    /// `flags` gives is added to what the waiter is told; it is called when the
+    /// one that is tried has left the queue.
+    #[inline]
+    pub(super) fn claim_one_if(
+        &self,
+        wanted: impl Fn(&WaitQueue) -> bool,
+        flags: impl Fn(&WaitQueue) -> u32,
+    ) -> (Answer, u32) {
+        while wanted(self) {
+            let Some(node) = self.pop() else { break };
             // SAFETY: a linked node's frame is alive, and the waiter beside it.
             let (waiter, index) = unsafe { ((*node).waiter, (*node).index) };
+            let flags = flags(self);
             // SAFETY: as above.
-            match unsafe { (*waiter).claim_answer(index | flags(self)) } {
+            match unsafe { (*waiter).claim_answer(index | flags) } {
                 Answer::Refused => {}
-                answer => return answer,
+                answer => return (answer, flags),
             }
         }
-        Answer::Refused
+        (Answer::Refused, 0)
     }
 
     /// The stamp of the first in the queue.
@@ -518,29 +531,68 @@ impl Node {
             stamp: Cell::new(0),
         }
     }
+
+    /// Answers a wait that has not begun yet.
+    pub(super) fn answer_now(&self) {
+        // SAFETY: a node is made beside its waiter, and does not outlive it.
+        unsafe { (*self.waiter).try_claim(ANSWERED + self.index) };
+    }
 }
 
-/// Parks the current greenlet in several queues at once, until one of them
+/// Added to what a waiter is told: it has to call [`Place::carry_on`].
+pub(super) const CARRY_ON: u32 = 1 << 30;
+
+/// Where a greenlet that waits for several things can queue.
+pub(crate) trait Place {
+    /// Queues the node, or answers its wait at once. The caller takes it out
+    /// again before it leaves its frame.
+    fn link(&self, node: &Node);
+
+    /// Takes it out, if it is still in.
+    fn unlink(&self, node: &Node);
+
+    /// The one who was answered wakes others.
+    fn carry_on(&self) {}
+}
+
+impl Place for WaitQueue {
+    fn link(&self, node: &Node) {
+        self.push(node);
+    }
+
+    fn unlink(&self, node: &Node) {
+        self.remove(node);
+    }
+}
+
+/// Parks the current greenlet in several places at once, until one of them
 /// answers. Nothing of it stays behind in the others.
 pub(crate) fn wait_any(
-    queues: &[&WaitQueue],
+    places: &[&dyn Place],
     reason: Reason,
     kind: Kind,
     deadline: Option<u64>,
 ) -> Woken {
     let hub = Hub::get();
     let waiter = Waiter::new(hub, reason, kind, true);
-    let nodes: Vec<Node> = (0..queues.len() as u32)
+    let nodes: Vec<Node> = (0..places.len() as u32)
         .map(|index| Node::new(&waiter, index))
         .collect();
-    for (queue, node) in queues.iter().zip(&nodes) {
-        queue.push(node);
+    for (place, node) in places.iter().zip(&nodes) {
+        place.link(node);
     }
     let woken = waiter.park(hub, deadline);
-    for (queue, node) in queues.iter().zip(&nodes) {
-        queue.remove(node);
+    for (place, node) in places.iter().zip(&nodes) {
+        place.unlink(node);
     }
     match woken {
+        Some(Woken::Answered(told)) => {
+            let index = told & !CARRY_ON;
+            if told != index {
+                places[index as usize].carry_on();
+            }
+            Woken::Answered(index)
+        }
         Some(woken) => woken,
         None => interrupt::throw(hub),
     }
