@@ -34,6 +34,7 @@
 //! | `switch` | explicit switches, and the values they carry |
 //! | `io` | "try, else park until ready", for every descriptor |
 //! | `monitor` | a state that several threads change and wait for: what `sync` stands on |
+//! | `exclusive` | a value that one greenlet at a time may change |
 //! | `gate` | what many wait for together, woken in batches |
 //! | `parker` | `Parker` and `Unparker`, the public face of waiting |
 //! | `end` | threads that end, `shutdown`, and fork |
@@ -41,6 +42,7 @@
 
 mod cell;
 mod end;
+mod exclusive;
 mod gate;
 mod inbox;
 mod interrupt;
@@ -79,6 +81,7 @@ use crate::sys::{clock, thread_end};
 
 pub(crate) use self::cell::{Ended, Handle};
 pub use self::end::shutdown;
+pub(crate) use self::exclusive::{Exclusive, Owned, park_releasing};
 pub(crate) use self::gate::Gate;
 pub(crate) use self::interrupt::{TimeoutFrame, check_interrupts, kill, throw_kill};
 pub(crate) use self::io::{Io, Patience};
