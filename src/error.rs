@@ -309,3 +309,8 @@ pub struct OverReleased {
     /// How many permits the semaphore has.
     pub bound: usize,
 }
+
+/// A lock was released by a greenlet that does not have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("only the greenlet that has the lock can release it")]
+pub struct NotOwner;

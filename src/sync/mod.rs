@@ -10,6 +10,11 @@
 //! | | [`Event`] | `event.Event` |
 //! | | [`AsyncResult`] | `event.AsyncResult` |
 //! | | [`Semaphore`], [`BoundedSemaphore`] | `lock.Semaphore`, `lock.BoundedSemaphore` |
+//! | `Mutex` | [`Mutex`] | `threading.Lock` |
+//! | `Condvar` | [`Condvar`] | `threading.Condition` |
+//! | | [`RLock`] | `lock.RLock` |
+//! | `Barrier` | [`Barrier`] | `threading.Barrier` |
+//! | `OnceLock`, `LazyLock` | [`OnceLock`], [`LazyLock`] | |
 //!
 //! What holds for all of them:
 //! * **First come, first served.** What is released is handed to the first who
@@ -28,8 +33,20 @@
 //! * Waiting that nothing could ever end panics with
 //!   [`Deadlock`](crate::error::Deadlock) in the thread's main greenlet.
 
+mod async_result;
+mod barrier;
+mod condvar;
 mod event;
+mod mutex;
+mod once;
+mod rlock;
 mod semaphore;
 
+pub use self::async_result::AsyncResult;
+pub use self::barrier::{Barrier, BarrierWaitResult};
+pub use self::condvar::{Condvar, WaitTimeoutResult};
 pub use self::event::Event;
+pub use self::mutex::{Mutex, MutexGuard};
+pub use self::once::{LazyLock, OnceLock};
+pub use self::rlock::{RLock, RLockGuard};
 pub use self::semaphore::{BoundedSemaphore, Permit, Semaphore};
