@@ -79,6 +79,7 @@ impl<S, const N: usize> Monitor<S, N> {
     }
 
     /// The state, which nobody else can reach.
+    #[allow(dead_code, reason = "for what is built on it")]
     pub(crate) fn into_inner(self) -> S {
         self.state.into_inner()
     }
@@ -149,6 +150,7 @@ impl<S: Guarded, const N: usize> Monitor<S, N> {
         let monitor = guard.monitor;
         let hub = Hub::get();
         let waiter = Waiter::new(hub, wait.reason, wait.kind, wait.interruptible);
+        waiter.set_queued();
         let node = Node::new(&waiter, 0);
         node.stamp.set(stamp);
         match pick(monitor) {
@@ -280,6 +282,7 @@ impl<'a, S: Guarded, const N: usize> Guard<'a, S, N> {
     /// Whether nobody is in this queue. Where somebody is, its wait may have
     /// ended already, so that nobody is woken.
     #[inline]
+    #[allow(dead_code, reason = "for what is built on it")]
     pub(crate) fn is_empty(&self, queue: usize) -> bool {
         self.monitor.queues[queue].is_empty()
     }

@@ -104,6 +104,8 @@ pub(crate) struct Waiter {
     interruptible: bool,
     /// Whether it has a deadline.
     timed: Cell<bool>,
+    /// Only who takes it out of its queue answers it: see `notified`.
+    queued: Cell<bool>,
     pub(crate) reason: Reason,
     /// When it began, by the hub's coarse clock (nanoseconds).
     pub(crate) since: u64,
@@ -127,6 +129,7 @@ impl Waiter {
             // Never thrown into an unwinding greenlet: two would abort.
             interruptible: interruptible && !std::thread::panicking(),
             timed: Cell::new(false),
+            queued: Cell::new(false),
             reason,
             since: hub.coarse_now(),
             task,
@@ -146,6 +149,11 @@ impl Waiter {
     /// What another thread needs to answer this wait through the hub's inbox.
     pub(crate) fn address(&self) -> (u64, u32) {
         (self.key, self.token)
+    }
+
+    /// It is answered through its queue only, and if it is, it is out of it.
+    pub(super) fn set_queued(&self) {
+        self.queued.set(true);
     }
 
     pub(crate) fn token(&self) -> u32 {
@@ -225,8 +233,11 @@ impl Waiter {
     /// A wake-up by token arrived: from the inbox, or from an `Unparker`.
     pub(crate) fn notified(&self, hub: &Hub) {
         // A waiter in a queue was claimed by the sender already; the waiter of
-        // a `Parker` is claimed here.
-        self.try_claim(ANSWERED);
+        // a `Parker` is claimed here. One that leaves without a look at its
+        // queue must not go by a token that has been used before.
+        if !self.queued.get() {
+            self.try_claim(ANSWERED);
+        }
         if self.claim.load(Ordering::Acquire) >= ANSWERED {
             hub.make_ready(self.task);
         }
