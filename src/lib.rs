@@ -34,6 +34,7 @@
 //! | switch explicitly, as Python's greenlet | [`Greenlet`], [`set_tracer`] |
 //! | talk to others | [`net`]: the sockets of `std::net` and `std::os::unix::net` |
 //! | do what can only block, or compute | [`offload`]: a helper thread |
+//! | wait for each other, on any thread | [`sync`]: events, results, semaphores, locks, barriers |
 //! | wait for Ctrl-C and the like | [`signal`] |
 //! | run a future | [`block_on`]; a [`JoinHandle`] is one |
 //! | have variables of a greenlet's own | [`greenlet_local!`] |
