@@ -36,6 +36,7 @@
 //! | talk to others | [`net`]: the sockets of `std::net` and `std::os::unix::net` |
 //! | do what can only block, or compute | [`offload`]: a helper thread |
 //! | hand jobs to so many threads, or greenlets | [`executor`] |
+//! | wait for each other, on any thread | [`sync`]: events, results, semaphores, locks, barriers |
 //! | wait for Ctrl-C and the like | [`signal`] |
 //! | run a future | [`block_on`]; a [`JoinHandle`] is one |
 //! | have variables of a greenlet's own | [`greenlet_local!`] |
@@ -118,6 +119,7 @@ pub mod executor;
 pub mod hub;
 pub mod net;
 pub mod signal;
+pub mod sync;
 
 mod coroutine;
 mod greenlet;

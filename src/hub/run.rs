@@ -94,6 +94,7 @@ impl Hub {
     /// Goes to the loop, and comes back when the loop resumes this task.
     #[inline(always)]
     pub(super) fn leave(&self, task: TaskPtr, next: Option<TaskPtr>) {
+        super::monitor::held::check();
         if std::thread::panicking() {
             self.leave_unwinding(task, next);
         } else {

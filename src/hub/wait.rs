@@ -104,6 +104,8 @@ pub(crate) struct Waiter {
     interruptible: bool,
     /// Whether it has a deadline.
     timed: Cell<bool>,
+    /// Only who takes it out of its queue answers it: see `notified`.
+    queued: Cell<bool>,
     pub(crate) reason: Reason,
     /// When it began, by the hub's coarse clock (nanoseconds).
     pub(crate) since: u64,
@@ -127,6 +129,7 @@ impl Waiter {
             // Never thrown into an unwinding greenlet: two would abort.
             interruptible: interruptible && !std::thread::panicking(),
             timed: Cell::new(false),
+            queued: Cell::new(false),
             reason,
             since: hub.coarse_now(),
             task,
@@ -148,6 +151,11 @@ impl Waiter {
         (self.key, self.token)
     }
 
+    /// It is answered through its queue only, and if it is, it is out of it.
+    pub(super) fn set_queued(&self) {
+        self.queued.set(true);
+    }
+
     pub(crate) fn token(&self) -> u32 {
         self.token
     }
@@ -157,16 +165,37 @@ impl Waiter {
     ///
     /// The caller keeps the waiter from leaving its frame until this returns:
     /// on the same hub nothing else runs meanwhile, and across threads the
-    /// queue it is in stands under a lock that the waiter takes before it goes.
+    /// queue it is in stands under a lock that the waiter takes before it goes,
+    /// unless it goes with an answer; from then on nobody here looks at it.
+    #[cfg(feature = "loom")]
     pub(super) fn answer(&self, index: u32) -> bool {
-        if let Some(hub) = Hub::try_current() {
-            if ptr::eq(hub.shared_ptr(), self.hub) {
-                return self.try_claim(ANSWERED + index) && {
-                    hub.make_ready(self.task);
-                    true
-                };
+        match self.claim_answer(index) {
+            Answer::Refused => false,
+            Answer::Done => true,
+            Answer::ToSend(delivery) => {
+                delivery.send();
+                true
             }
         }
+    }
+
+    /// As `answer`, but a message to another hub is left to be sent by the
+    /// caller, who may have a lock to let go of first.
+    #[inline]
+    pub(super) fn claim_answer(&self, index: u32) -> Answer {
+        if let Some(hub) = Hub::try_current() {
+            if ptr::eq(hub.shared_ptr(), self.hub) {
+                if !self.try_claim(ANSWERED + index) {
+                    return Answer::Refused;
+                }
+                hub.make_ready(self.task);
+                return Answer::Done;
+            }
+        }
+        self.claim_from_afar(index)
+    }
+
+    fn claim_from_afar(&self, index: u32) -> Answer {
         // SAFETY: the waiting greenlet's hub holds a count while the greenlet
         // waits; ours keeps it alive when that thread ends just after.
         let hub = unsafe {
@@ -175,11 +204,10 @@ impl Waiter {
         };
         let address = self.address();
         if hub.is_closed() || !self.try_claim(ANSWERED + index) {
-            return false;
+            return Answer::Refused;
         }
         // The waiter may be gone from here on.
-        hub.push(address);
-        true
+        Answer::ToSend(Delivery { hub, address })
     }
 
     /// Whether it has a deadline.
@@ -205,8 +233,11 @@ impl Waiter {
     /// A wake-up by token arrived: from the inbox, or from an `Unparker`.
     pub(crate) fn notified(&self, hub: &Hub) {
         // A waiter in a queue was claimed by the sender already; the waiter of
-        // a `Parker` is claimed here.
-        self.try_claim(ANSWERED);
+        // a `Parker` is claimed here. One that leaves without a look at its
+        // queue must not go by a token that has been used before.
+        if !self.queued.get() {
+            self.try_claim(ANSWERED);
+        }
         if self.claim.load(Ordering::Acquire) >= ANSWERED {
             hub.make_ready(self.task);
         }
@@ -261,6 +292,29 @@ impl Waiter {
     }
 }
 
+/// What has become of an answer.
+pub(super) enum Answer {
+    /// The wait had ended, or its hub is gone: it is to be given to another.
+    Refused,
+    /// The greenlet is queued.
+    Done,
+    /// The greenlet is another hub's, which is to be told.
+    ToSend(Delivery),
+}
+
+/// A message to the hub of a waiter that has been answered. It must be sent.
+#[must_use]
+pub(super) struct Delivery {
+    hub: Arc<HubShared>,
+    address: (u64, u32),
+}
+
+impl Delivery {
+    pub(super) fn send(self) {
+        self.hub.push(self.address);
+    }
+}
+
 /// A wait that no queue knows of: it ends by its deadline, by a wake-up to the
 /// address that `publish` is given, or by an interrupt, which unwinds.
 pub(crate) fn pause(
@@ -279,13 +333,15 @@ pub(crate) fn pause(
 }
 
 /// A waiter's place in one queue.
-struct Node {
+pub(crate) struct Node {
     prev: Cell<*const Node>,
     next: Cell<*const Node>,
     linked: Cell<bool>,
     waiter: *const Waiter,
     /// What the waiter is told: which of its queues answered.
     index: u32,
+    /// When it was queued, in whatever the owner of the queue counts by.
+    pub(super) stamp: Cell<u32>,
 }
 
 /// Who waits for one thing, first come first served.
@@ -355,15 +411,57 @@ impl WaitQueue {
 
     /// Answers the first who still waits. False if there is nobody.
     pub(crate) fn wake_one(&self) -> bool {
-        while let Some(node) = self.pop() {
-            // SAFETY: a linked node's frame is alive, and the waiter beside it.
-            let (waiter, index) = unsafe { ((*node).waiter, (*node).index) };
-            // SAFETY: as above.
-            if unsafe { (*waiter).answer(index) } {
-                return true;
+        match self.claim_one() {
+            Answer::Refused => false,
+            Answer::Done => true,
+            Answer::ToSend(delivery) => {
+                delivery.send();
+                true
             }
         }
-        false
+    }
+
+    /// As `wake_one`, leaving a message to another hub to the caller.
+    #[inline]
+    pub(super) fn claim_one(&self) -> Answer {
+        self.claim_one_if(|_| true, |_| 0).0
+    }
+
+    /// As `claim_one`, as long as `wanted` says so before each attempt. What
+    /// `flags` gives is added to what the waiter is told; it is called when the
+    /// one that is tried has left the queue.
+    #[inline]
+    pub(super) fn claim_one_if(
+        &self,
+        wanted: impl Fn(&WaitQueue) -> bool,
+        flags: impl Fn(&WaitQueue) -> u32,
+    ) -> (Answer, u32) {
+        while wanted(self) {
+            let Some(node) = self.pop() else { break };
+            // SAFETY: a linked node's frame is alive, and the waiter beside it.
+            let (waiter, index) = unsafe { ((*node).waiter, (*node).index) };
+            let flags = flags(self);
+            // SAFETY: as above.
+            match unsafe { (*waiter).claim_answer(index | flags) } {
+                Answer::Refused => {}
+                answer => return (answer, flags),
+            }
+        }
+        (Answer::Refused, 0)
+    }
+
+    /// The stamp of the first in the queue.
+    pub(super) fn first_stamp(&self) -> Option<u32> {
+        self.forget_before_fork();
+        // SAFETY: linked nodes are alive.
+        let node = unsafe { self.head.get().as_ref()? };
+        Some(node.stamp.get())
+    }
+
+    /// Whether nobody is in the queue. Those who are may have ended their wait.
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.head.get().is_null() || self.fork.get() != fork::generation()
     }
 
     /// Answers all who wait, in their order, and says how many there were.
@@ -379,6 +477,7 @@ impl WaitQueue {
         woken
     }
 
+    #[inline]
     fn forget_before_fork(&self) {
         let now = fork::generation();
         if self.fork.get() != now {
@@ -388,7 +487,8 @@ impl WaitQueue {
         }
     }
 
-    fn push(&self, node: &Node) {
+    #[inline]
+    pub(super) fn push(&self, node: &Node) {
         self.forget_before_fork();
         let last = self.tail.get();
         node.prev.set(last);
@@ -402,6 +502,7 @@ impl WaitQueue {
         }
     }
 
+    #[inline]
     fn pop(&self) -> Option<*const Node> {
         self.forget_before_fork();
         let first = self.head.get();
@@ -411,7 +512,7 @@ impl WaitQueue {
         Some(first)
     }
 
-    fn remove(&self, node: &Node) {
+    pub(super) fn remove(&self, node: &Node) {
         self.forget_before_fork();
         if !node.linked.replace(false) {
             return;
@@ -431,38 +532,78 @@ impl WaitQueue {
 }
 
 impl Node {
-    fn new(waiter: &Waiter, index: u32) -> Node {
+    pub(super) fn new(waiter: &Waiter, index: u32) -> Node {
         Node {
             prev: Cell::new(ptr::null()),
             next: Cell::new(ptr::null()),
             linked: Cell::new(false),
             waiter,
             index,
+            stamp: Cell::new(0),
         }
+    }
+
+    /// Answers a wait that has not begun yet.
+    pub(super) fn answer_now(&self) {
+        // SAFETY: a node is made beside its waiter, and does not outlive it.
+        unsafe { (*self.waiter).try_claim(ANSWERED + self.index) };
     }
 }
 
-/// Parks the current greenlet in several queues at once, until one of them
+/// Added to what a waiter is told: it has to call [`Place::carry_on`].
+pub(super) const CARRY_ON: u32 = 1 << 30;
+
+/// Where a greenlet that waits for several things can queue.
+pub(crate) trait Place {
+    /// Queues the node, or answers its wait at once. The caller takes it out
+    /// again before it leaves its frame.
+    fn link(&self, node: &Node);
+
+    /// Takes it out, if it is still in.
+    fn unlink(&self, node: &Node);
+
+    /// The one who was answered wakes others.
+    fn carry_on(&self) {}
+}
+
+impl Place for WaitQueue {
+    fn link(&self, node: &Node) {
+        self.push(node);
+    }
+
+    fn unlink(&self, node: &Node) {
+        self.remove(node);
+    }
+}
+
+/// Parks the current greenlet in several places at once, until one of them
 /// answers. Nothing of it stays behind in the others.
 pub(crate) fn wait_any(
-    queues: &[&WaitQueue],
+    places: &[&dyn Place],
     reason: Reason,
     kind: Kind,
     deadline: Option<u64>,
 ) -> Woken {
     let hub = Hub::get();
     let waiter = Waiter::new(hub, reason, kind, true);
-    let nodes: Vec<Node> = (0..queues.len() as u32)
+    let nodes: Vec<Node> = (0..places.len() as u32)
         .map(|index| Node::new(&waiter, index))
         .collect();
-    for (queue, node) in queues.iter().zip(&nodes) {
-        queue.push(node);
+    for (place, node) in places.iter().zip(&nodes) {
+        place.link(node);
     }
     let woken = waiter.park(hub, deadline);
-    for (queue, node) in queues.iter().zip(&nodes) {
-        queue.remove(node);
+    for (place, node) in places.iter().zip(&nodes) {
+        place.unlink(node);
     }
     match woken {
+        Some(Woken::Answered(told)) => {
+            let index = told & !CARRY_ON;
+            if told != index {
+                places[index as usize].carry_on();
+            }
+            Woken::Answered(index)
+        }
         Some(woken) => woken,
         None => interrupt::throw(hub),
     }

@@ -21,4 +21,5 @@ pub use local::GreenletLocal;
 pub use pool::{Imap, ImapUnordered, Pool};
 pub use scope::{Scope, ScopedJoinHandle, scope};
 pub use timeout::timeout;
+pub(crate) use waiting::Source;
 pub use waiting::{IWait, Waitable, iwait, joinall, joinall_timeout, killall, wait};
