@@ -114,6 +114,7 @@ compile_error!(
 pub mod error;
 pub mod hub;
 pub mod net;
+pub mod queue;
 pub mod signal;
 
 mod coroutine;

@@ -263,6 +263,35 @@ impl<'a, S: Guarded, const N: usize> Guard<'a, S, N> {
         self.wake_up_to(queue, usize::MAX)
     }
 
+    /// As `park`, with a number that tells who answers which wait it was.
+    #[inline]
+    pub(crate) fn park_stamped(self, queue: usize, wait: Wait, stamp: u32) -> Option<Woken> {
+        // SAFETY: the queues are this monitor's, and stay where they are.
+        unsafe { Monitor::park_in(self, wait, stamp, |monitor| monitor.queues.get(queue)) }
+    }
+
+    /// Answers the first who still waits in this queue; the number that it had
+    /// parked with.
+    #[inline]
+    pub(crate) fn wake_stamped(&mut self, queue: usize) -> Option<u32> {
+        let queue = &self.monitor.queues[queue];
+        if queue.is_empty() {
+            return None;
+        }
+        let (answer, stamp) = queue.claim_stamped();
+        self.take_care_of(answer).then_some(stamp)
+    }
+
+    /// Answers all who wait in this queue, and tells them this number.
+    pub(crate) fn wake_all_telling(&mut self, queue: usize, told: u32) {
+        loop {
+            let answer = self.monitor.queues[queue].claim_one(|_| told);
+            if !self.take_care_of(answer) {
+                return;
+            }
+        }
+    }
+
     /// Whether nobody is in this queue. Where somebody is, its wait may have
     /// ended already, so that nobody is woken.
     #[inline]

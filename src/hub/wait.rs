@@ -426,6 +426,22 @@ impl WaitQueue {
         Answer::Refused
     }
 
+    /// As `claim_one`, with the stamp of the one who was answered.
+    #[inline]
+    pub(super) fn claim_stamped(&self) -> (Answer, u32) {
+        while let Some(node) = self.pop() {
+            // SAFETY: a linked node's frame is alive, and the waiter beside it.
+            let (waiter, index, stamp) =
+                unsafe { ((*node).waiter, (*node).index, (*node).stamp.get()) };
+            // SAFETY: as above.
+            match unsafe { (*waiter).claim_answer(index) } {
+                Answer::Refused => {}
+                answer => return (answer, stamp),
+            }
+        }
+        (Answer::Refused, 0)
+    }
+
     /// The stamp of the first in the queue.
     pub(super) fn first_stamp(&self) -> Option<u32> {
         self.forget_before_fork();
