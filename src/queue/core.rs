@@ -311,11 +311,7 @@ impl<S: Store> Core<S> {
         }
     }
 
-    fn get_slowly(
-        &self,
-        mut state: Guard<'_, S>,
-        patience: Patience,
-    ) -> Result<S::Item, Refusal> {
+    fn get_slowly(&self, mut state: Guard<'_, S>, patience: Patience) -> Result<S::Item, Refusal> {
         // Nothing is stored, and yet somebody waits for room: a rendezvous.
         if let Some(ticket) = state.wake_stamped(PUTTERS) {
             state.unfinished += 1;
