@@ -33,6 +33,7 @@
 //! | end what takes too long | [`timeout`], [`JoinHandle::kill`], [`killall`] |
 //! | switch explicitly, as Python's greenlet | [`Greenlet`], [`set_tracer`] |
 //! | talk to others | [`net`]: the sockets of `std::net` and `std::os::unix::net` |
+//! | hand items from one to another | [`queue`]: first in first out, last in first out, by priority, hand to hand |
 //! | do what can only block, or compute | [`offload`]: a helper thread |
 //! | wait for Ctrl-C and the like | [`signal`] |
 //! | run a future | [`block_on`]; a [`JoinHandle`] is one |

@@ -157,7 +157,7 @@ impl Ord for Picky {
 #[test]
 fn a_comparison_that_panics_leaves_all_items_in_the_queue() {
     let _watchdog = watchdog();
-    let _quiet = quiet_panics();
+    quiet_panics();
     let queue = Rc::new(PriorityQueue::bounded(3));
     [3, 1, 2]
         .into_iter()
@@ -178,7 +178,7 @@ fn a_comparison_that_panics_leaves_all_items_in_the_queue() {
 #[test]
 fn others_wait_while_items_are_compared_and_are_served_after_a_panic_too() {
     let _watchdog = watchdog();
-    let _quiet = quiet_panics();
+    quiet_panics();
     for fails in [false, true] {
         let queue = Rc::new(PriorityQueue::unbounded());
         [3, 1]
@@ -209,7 +209,7 @@ fn others_wait_while_items_are_compared_and_are_served_after_a_panic_too() {
 #[test]
 fn a_comparison_that_gets_from_its_own_queue_is_told_of_the_deadlock() {
     let _watchdog = watchdog();
-    let _quiet = quiet_panics();
+    quiet_panics();
     let queue = Rc::new(PriorityQueue::unbounded());
     [2, 1]
         .into_iter()
@@ -242,7 +242,7 @@ impl Clone for Cloned {
 #[test]
 fn a_clone_that_blocks_or_panics_while_it_is_peeked_at_keeps_its_place() {
     let _watchdog = watchdog();
-    let _quiet = quiet_panics();
+    quiet_panics();
     for fails in [false, true] {
         let on_clone: Rc<dyn Fn()> = Rc::new(move || {
             sleep(2 * MS);

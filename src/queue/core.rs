@@ -218,11 +218,10 @@ impl<S: Store> Core<S> {
     #[inline]
     pub(super) fn put(&self, item: S::Item, patience: Patience) -> Result<(), (S::Item, Refusal)> {
         let mut state = self.lock();
-        if state.is_empty(GETTERS) && state.is_empty(PEEKERS) && state.has_room() {
-            if !state.shut_down {
-                state.store(item);
-                return Ok(());
-            }
+        let nobody_waits = state.is_empty(GETTERS) && state.is_empty(PEEKERS);
+        if nobody_waits && state.has_room() && !state.shut_down {
+            state.store(item);
+            return Ok(());
         }
         self.put_slowly(state, item, patience)
     }
