@@ -300,3 +300,17 @@ pub(crate) fn panic_message(payload: &(dyn std::any::Any + Send)) -> &str {
         "(a payload that is not text)"
     }
 }
+
+/// A permit was given back to a bounded semaphore that has them all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("released too often: all {bound} permits of the semaphore are there")]
+#[non_exhaustive]
+pub struct OverReleased {
+    /// How many permits the semaphore has.
+    pub bound: usize,
+}
+
+/// A lock was released by a greenlet that does not have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("only the greenlet that has the lock can release it")]
+pub struct NotOwner;

@@ -117,6 +117,7 @@ pub mod hub;
 pub mod net;
 pub mod queue;
 pub mod signal;
+pub mod sync;
 
 mod coroutine;
 mod greenlet;

@@ -34,12 +34,16 @@
 //! | `switch` | explicit switches, and the values they carry |
 //! | `io` | "try, else park until ready", for every descriptor |
 //! | `monitor` | a state that several threads change and wait for: what `sync` stands on |
+//! | `exclusive` | a value that one greenlet at a time may change |
+//! | `gate` | what many wait for together, woken in batches |
 //! | `parker` | `Parker` and `Unparker`, the public face of waiting |
 //! | `end` | threads that end, `shutdown`, and fork |
 //! | `report` | who waits on what, and the deadlock report |
 
 mod cell;
 mod end;
+mod exclusive;
+mod gate;
 mod inbox;
 mod interrupt;
 mod io;
@@ -77,9 +81,11 @@ use crate::sys::{clock, thread_end};
 
 pub(crate) use self::cell::{Ended, Handle};
 pub use self::end::shutdown;
+pub(crate) use self::exclusive::{Exclusive, Owned, park_releasing};
+pub(crate) use self::gate::Gate;
 pub(crate) use self::interrupt::{TimeoutFrame, check_interrupts, kill, throw_kill};
 pub(crate) use self::io::{Io, Patience};
-pub(crate) use self::monitor::{Guard, Guarded, Monitor, Wait, interrupted};
+pub(crate) use self::monitor::{Guarded, Monitor, Ready, Wait, interrupted};
 pub use self::parker::{Parker, Unparker};
 pub(crate) use self::reactor::Direction;
 pub(crate) use self::report::panic_deadlock;
@@ -90,7 +96,7 @@ pub(crate) use self::task::{Link, Local, LocalValue, State, TaskPtr, TaskRef};
 pub(crate) use self::unwind::{
     Payload, catch, contain, is_interrupt, is_kill, is_timeout, rethrow,
 };
-pub(crate) use self::wait::{Kind, Reason, WaitQueue, Woken, pause, wait_any};
+pub(crate) use self::wait::{Kind, Place, Reason, WaitQueue, Woken, pause, wait_any};
 pub use crate::coroutine::StackSize;
 
 /// The scheduler of one OS thread.
@@ -264,6 +270,11 @@ impl Hub {
 
     pub(crate) fn shared_ptr(&self) -> *const HubShared {
         Arc::as_ptr(&self.shared.borrow())
+    }
+
+    /// A number that no other hub of this process has, or had.
+    pub(crate) fn number(&self) -> u64 {
+        self.shared.borrow().number
     }
 
     pub(crate) fn shared(&self) -> Arc<HubShared> {

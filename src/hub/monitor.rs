@@ -31,7 +31,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use super::wait::{Answer, Delivery, Node, WaitQueue, Waiter};
+use super::wait::{Answer, Delivery, Node, Place, WaitQueue, Waiter};
 use super::{Hub, Kind, Reason, Woken, interrupt, report};
 use crate::sys::{clock, fork, os};
 
@@ -79,6 +79,7 @@ impl<S, const N: usize> Monitor<S, N> {
     }
 
     /// The state, which nobody else can reach.
+    #[allow(dead_code, reason = "for what is built on it")]
     pub(crate) fn into_inner(self) -> S {
         self.state.into_inner()
     }
@@ -144,10 +145,12 @@ impl<S: Guarded, const N: usize> Monitor<S, N> {
         wait: Wait,
         stamp: u32,
         pick: impl Fn(&Monitor<S, N>) -> Option<&WaitQueue>,
+        between: impl FnOnce(),
     ) -> Option<Woken> {
         let monitor = guard.monitor;
         let hub = Hub::get();
         let waiter = Waiter::new(hub, wait.reason, wait.kind, wait.interruptible);
+        waiter.set_queued();
         let node = Node::new(&waiter, 0);
         node.stamp.set(stamp);
         match pick(monitor) {
@@ -155,6 +158,7 @@ impl<S: Guarded, const N: usize> Monitor<S, N> {
             None => unreachable!("a greenlet waits in a queue that there is"),
         }
         drop(guard);
+        between();
         let woken = waiter.park(hub, wait.deadline);
         // Who answers takes the node out first, and touches neither it nor the
         // waiter after the claim: then there is nothing to be waited for.
@@ -170,11 +174,11 @@ impl<S: Guarded, const N: usize> Monitor<S, N> {
     /// The state, for those of this room who hold the lock.
     ///
     /// # Safety
-    /// The lock is held by the caller, and no other reference is in use.
-    #[expect(clippy::mut_from_ref, reason = "the lock makes it exclusive")]
-    pub(super) unsafe fn state_mut(&self) -> &mut S {
+    /// The lock is held by the caller's thread, and nothing changes the state
+    /// as long as the reference is in use.
+    pub(super) unsafe fn state_ref(&self) -> &S {
         // SAFETY: the caller's promise.
-        unsafe { &mut *self.state.get() }
+        unsafe { &*self.state.get() }
     }
 }
 
@@ -236,8 +240,20 @@ impl<'a, S: Guarded, const N: usize> Guard<'a, S, N> {
     /// with [`interrupted`], and Deadlock where it would panic.
     #[inline]
     pub(crate) fn park(self, queue: usize, wait: Wait) -> Option<Woken> {
+        self.park_after(queue, wait, || {})
+    }
+
+    /// As `park`; what is done between queueing and parking is seen by those
+    /// who wake, and must neither block nor unwind.
+    #[inline]
+    pub(super) fn park_after(
+        self,
+        queue: usize,
+        wait: Wait,
+        between: impl FnOnce(),
+    ) -> Option<Woken> {
         // SAFETY: the queues are this monitor's, and stay where they are.
-        unsafe { Monitor::park_in(self, wait, 0, |monitor| monitor.queues.get(queue)) }
+        unsafe { Monitor::park_in(self, wait, 0, |monitor| monitor.queues.get(queue), between) }
     }
 
     /// Answers the first who still waits in this queue. False: nobody does.
@@ -247,7 +263,7 @@ impl<'a, S: Guarded, const N: usize> Guard<'a, S, N> {
         if queue.is_empty() {
             return false;
         }
-        let answer = queue.claim_one(|_| 0);
+        let answer = queue.claim_one();
         self.take_care_of(answer)
     }
 
@@ -295,6 +311,7 @@ impl<'a, S: Guarded, const N: usize> Guard<'a, S, N> {
     /// Whether nobody is in this queue. Where somebody is, its wait may have
     /// ended already, so that nobody is woken.
     #[inline]
+    #[allow(dead_code, reason = "for what is built on it")]
     pub(crate) fn is_empty(&self, queue: usize) -> bool {
         self.monitor.queues[queue].is_empty()
     }
@@ -314,9 +331,29 @@ impl<'a, S: Guarded, const N: usize> Guard<'a, S, N> {
             }
         }
     }
+}
 
-    pub(super) fn monitor(&self) -> &'a Monitor<S, N> {
-        self.monitor
+/// A queue of a monitor, for a wait for several things: those who wait in it
+/// want to know that the state is `ready`, and take nothing by it.
+pub(crate) struct Ready<'a, S, const N: usize> {
+    pub(crate) monitor: &'a Monitor<S, N>,
+    pub(crate) queue: usize,
+    pub(crate) ready: fn(&S) -> bool,
+}
+
+impl<S: Guarded, const N: usize> Place for Ready<'_, S, N> {
+    fn link(&self, node: &Node) {
+        let guard = self.monitor.lock();
+        if (self.ready)(&guard) {
+            node.answer_now();
+        } else {
+            self.monitor.queues[self.queue].push(node);
+        }
+    }
+
+    fn unlink(&self, node: &Node) {
+        let _guard = self.monitor.lock();
+        self.monitor.queues[self.queue].remove(node);
     }
 }
 

@@ -104,6 +104,8 @@ pub(crate) struct Waiter {
     interruptible: bool,
     /// Whether it has a deadline.
     timed: Cell<bool>,
+    /// Only who takes it out of its queue answers it: see `notified`.
+    queued: Cell<bool>,
     pub(crate) reason: Reason,
     /// When it began, by the hub's coarse clock (nanoseconds).
     pub(crate) since: u64,
@@ -127,6 +129,7 @@ impl Waiter {
             // Never thrown into an unwinding greenlet: two would abort.
             interruptible: interruptible && !std::thread::panicking(),
             timed: Cell::new(false),
+            queued: Cell::new(false),
             reason,
             since: hub.coarse_now(),
             task,
@@ -148,6 +151,11 @@ impl Waiter {
         (self.key, self.token)
     }
 
+    /// It is answered through its queue only, and if it is, it is out of it.
+    pub(super) fn set_queued(&self) {
+        self.queued.set(true);
+    }
+
     pub(crate) fn token(&self) -> u32 {
         self.token
     }
@@ -159,6 +167,7 @@ impl Waiter {
     /// on the same hub nothing else runs meanwhile, and across threads the
     /// queue it is in stands under a lock that the waiter takes before it goes,
     /// unless it goes with an answer; from then on nobody here looks at it.
+    #[cfg(feature = "loom")]
     pub(super) fn answer(&self, index: u32) -> bool {
         match self.claim_answer(index) {
             Answer::Refused => false,
@@ -224,8 +233,11 @@ impl Waiter {
     /// A wake-up by token arrived: from the inbox, or from an `Unparker`.
     pub(crate) fn notified(&self, hub: &Hub) {
         // A waiter in a queue was claimed by the sender already; the waiter of
-        // a `Parker` is claimed here.
-        self.try_claim(ANSWERED);
+        // a `Parker` is claimed here. One that leaves without a look at its
+        // queue must not go by a token that has been used before.
+        if !self.queued.get() {
+            self.try_claim(ANSWERED);
+        }
         if self.claim.load(Ordering::Acquire) >= ANSWERED {
             hub.make_ready(self.task);
         }
@@ -321,7 +333,7 @@ pub(crate) fn pause(
 }
 
 /// A waiter's place in one queue.
-pub(super) struct Node {
+pub(crate) struct Node {
     prev: Cell<*const Node>,
     next: Cell<*const Node>,
     linked: Cell<bool>,
@@ -399,7 +411,7 @@ impl WaitQueue {
 
     /// Answers the first who still waits. False if there is nobody.
     pub(crate) fn wake_one(&self) -> bool {
-        match self.claim_one(|_| 0) {
+        match self.claim_one() {
             Answer::Refused => false,
             Answer::Done => true,
             Answer::ToSend(delivery) => {
@@ -409,21 +421,33 @@ impl WaitQueue {
         }
     }
 
-    /// As `wake_one`, leaving a message to another hub to the caller. What
-    /// `flags` gives is added to what the waiter is told; it is called before
-    /// each attempt, when the one that is tried has left the queue.
+    /// As `wake_one`, leaving a message to another hub to the caller.
     #[inline]
-    pub(super) fn claim_one(&self, flags: impl Fn(&WaitQueue) -> u32) -> Answer {
-        while let Some(node) = self.pop() {
+    pub(super) fn claim_one(&self) -> Answer {
+        self.claim_one_if(|_| true, |_| 0).0
+    }
+
+    /// As `claim_one`, as long as `wanted` says so before each attempt. What
+    /// `flags` gives is added to what the waiter is told; it is called when the
+    /// one that is tried has left the queue.
+    #[inline]
+    pub(super) fn claim_one_if(
+        &self,
+        wanted: impl Fn(&WaitQueue) -> bool,
+        flags: impl Fn(&WaitQueue) -> u32,
+    ) -> (Answer, u32) {
+        while wanted(self) {
+            let Some(node) = self.pop() else { break };
             // SAFETY: a linked node's frame is alive, and the waiter beside it.
             let (waiter, index) = unsafe { ((*node).waiter, (*node).index) };
+            let flags = flags(self);
             // SAFETY: as above.
-            match unsafe { (*waiter).claim_answer(index | flags(self)) } {
+            match unsafe { (*waiter).claim_answer(index | flags) } {
                 Answer::Refused => {}
-                answer => return answer,
+                answer => return (answer, flags),
             }
         }
-        Answer::Refused
+        (Answer::Refused, 0)
     }
 
     /// As `claim_one`, with the stamp of the one who was answered.
@@ -534,29 +558,68 @@ impl Node {
             stamp: Cell::new(0),
         }
     }
+
+    /// Answers a wait that has not begun yet.
+    pub(super) fn answer_now(&self) {
+        // SAFETY: a node is made beside its waiter, and does not outlive it.
+        unsafe { (*self.waiter).try_claim(ANSWERED + self.index) };
+    }
 }
 
-/// Parks the current greenlet in several queues at once, until one of them
+/// Added to what a waiter is told: it has to call [`Place::carry_on`].
+pub(super) const CARRY_ON: u32 = 1 << 30;
+
+/// Where a greenlet that waits for several things can queue.
+pub(crate) trait Place {
+    /// Queues the node, or answers its wait at once. The caller takes it out
+    /// again before it leaves its frame.
+    fn link(&self, node: &Node);
+
+    /// Takes it out, if it is still in.
+    fn unlink(&self, node: &Node);
+
+    /// The one who was answered wakes others.
+    fn carry_on(&self) {}
+}
+
+impl Place for WaitQueue {
+    fn link(&self, node: &Node) {
+        self.push(node);
+    }
+
+    fn unlink(&self, node: &Node) {
+        self.remove(node);
+    }
+}
+
+/// Parks the current greenlet in several places at once, until one of them
 /// answers. Nothing of it stays behind in the others.
 pub(crate) fn wait_any(
-    queues: &[&WaitQueue],
+    places: &[&dyn Place],
     reason: Reason,
     kind: Kind,
     deadline: Option<u64>,
 ) -> Woken {
     let hub = Hub::get();
     let waiter = Waiter::new(hub, reason, kind, true);
-    let nodes: Vec<Node> = (0..queues.len() as u32)
+    let nodes: Vec<Node> = (0..places.len() as u32)
         .map(|index| Node::new(&waiter, index))
         .collect();
-    for (queue, node) in queues.iter().zip(&nodes) {
-        queue.push(node);
+    for (place, node) in places.iter().zip(&nodes) {
+        place.link(node);
     }
     let woken = waiter.park(hub, deadline);
-    for (queue, node) in queues.iter().zip(&nodes) {
-        queue.remove(node);
+    for (place, node) in places.iter().zip(&nodes) {
+        place.unlink(node);
     }
     match woken {
+        Some(Woken::Answered(told)) => {
+            let index = told & !CARRY_ON;
+            if told != index {
+                places[index as usize].carry_on();
+            }
+            Woken::Answered(index)
+        }
         Some(woken) => woken,
         None => interrupt::throw(hub),
     }

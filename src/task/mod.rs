@@ -17,4 +17,5 @@ pub use handle::{GreenletId, JoinHandle, LinkId};
 pub use local::GreenletLocal;
 pub use scope::{Scope, ScopedJoinHandle, scope};
 pub use timeout::timeout;
+pub(crate) use waiting::Source;
 pub use waiting::{IWait, Waitable, iwait, joinall, joinall_timeout, killall, wait};

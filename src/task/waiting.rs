@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use super::handle::JoinHandle;
 use crate::error::JoinError;
-use crate::hub::{self, Kind, Reason, WaitQueue, Woken};
+use crate::hub::{self, Kind, Place, Reason, WaitQueue, Woken};
 use crate::sys::clock;
 
 /// What [`wait`] and [`iwait`] can wait for: the handles of greenlets, and
-/// whatever else becomes ready and stays so until somebody acts on it.
+/// whatever else becomes ready and stays so until somebody acts on it: an
+/// [`Event`](crate::sync::Event) that is set, an
+/// [`AsyncResult`](crate::sync::AsyncResult) that has its value, a
+/// [`Semaphore`](crate::sync::Semaphore) that has a permit.
 ///
 /// It is implemented by this crate's types only.
 #[doc(alias = "Linkable")]
@@ -29,14 +32,46 @@ pub trait Waitable {
 
 /// The queue behind a [`Waitable`].
 #[doc(hidden)]
-#[derive(Clone, Copy)]
 pub struct Source<'a> {
-    queue: &'a WaitQueue,
+    place: Where<'a>,
+    kind: Kind,
+}
+
+enum Where<'a> {
+    There(&'a dyn Place),
+    Made(Box<dyn Place + 'a>),
 }
 
 impl<'a> Source<'a> {
+    /// What only greenlets of this hub can make ready.
     pub(crate) fn new(queue: &'a WaitQueue) -> Source<'a> {
-        Source { queue }
+        Source {
+            place: Where::There(queue),
+            kind: Kind::Local,
+        }
+    }
+
+    /// What other threads can make ready.
+    pub(crate) fn shared(place: &'a dyn Place) -> Source<'a> {
+        Source {
+            place: Where::There(place),
+            kind: Kind::Shared,
+        }
+    }
+
+    /// As `shared`, by a place made for this one wait.
+    pub(crate) fn made(place: impl Place + 'a) -> Source<'a> {
+        Source {
+            place: Where::Made(Box::new(place)),
+            kind: Kind::Shared,
+        }
+    }
+
+    fn place(&self) -> &dyn Place {
+        match &self.place {
+            Where::There(place) => *place,
+            Where::Made(place) => &**place,
+        }
     }
 }
 
@@ -168,13 +203,18 @@ impl Iterator for IWait<'_> {
             if self.left.is_empty() || time_is_up {
                 return None;
             }
-            let queues: Vec<&WaitQueue> = self
+            let sources: Vec<Source<'_>> = self
                 .left
                 .iter()
-                .map(|&at| self.objects[at].source().queue)
+                .map(|&at| self.objects[at].source())
                 .collect();
-            let reason = Reason::with("waiting for the first of", queues.len() as u64);
-            match hub::wait_any(&queues, reason, Kind::Local, self.deadline) {
+            let places: Vec<&dyn Place> = sources.iter().map(Source::place).collect();
+            let kind = match sources.iter().all(|source| source.kind == Kind::Local) {
+                true => Kind::Local,
+                false => Kind::Shared,
+            };
+            let reason = Reason::with("waiting for the first of", places.len() as u64);
+            match hub::wait_any(&places, reason, kind, self.deadline) {
                 // The one that answered goes first, though others may have
                 // become ready before this greenlet had its turn.
                 Woken::Answered(first) => {

@@ -1,0 +1,264 @@
+//! `Semaphore` and `BoundedSemaphore`: hand-off, fairness, and nothing lost.
+
+mod common;
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::{Log, MS, watchdog};
+use greenlet::error::OverReleased;
+use greenlet::sync::{BoundedSemaphore, Event, Semaphore};
+use greenlet::{iwait, joinall, sleep, spawn, timeout, wait, yield_now};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// G128
+#[test]
+fn a_permit_that_never_comes_is_none_after_the_time() {
+    let _watchdog = watchdog();
+    let semaphore = Semaphore::new(0);
+    assert!(semaphore.acquire_timeout(2 * MS).is_none());
+    assert!(semaphore.acquire_timeout(Duration::ZERO).is_none());
+    assert!(semaphore.try_acquire().is_none());
+    assert_eq!(semaphore.available(), 0);
+}
+
+/// G128
+#[test]
+fn two_watchers_learn_of_two_releases() {
+    let _watchdog = watchdog();
+    let semaphore = Rc::new(Semaphore::new(0));
+    let watchers = [0, 1].map(|_| {
+        let semaphore = semaphore.clone();
+        spawn(move || wait(&[&*semaphore], Some(HOUR), None))
+    });
+    yield_now();
+    semaphore.release();
+    semaphore.release();
+    for ready in joinall(watchers) {
+        assert_eq!(ready.unwrap(), [0]);
+    }
+    assert_eq!(semaphore.available(), 2, "who watches takes nothing");
+}
+
+/// G129, G154
+#[test]
+fn a_semaphore_with_a_permit_is_ready_for_wait() {
+    let _watchdog = watchdog();
+    let full = BoundedSemaphore::new(1);
+    assert_eq!(wait(&[&full], None, None), [0]);
+    let empty = Semaphore::new(0);
+    let order: Vec<usize> = iwait(&[&empty, &full], Some(2 * MS)).collect();
+    assert_eq!(order, [1]);
+    empty.release();
+    assert_eq!(iwait(&[&empty], None).next(), Some(0));
+}
+
+/// G130: and nobody who runs overtakes the one it was handed to.
+#[test]
+fn permits_are_handed_over_in_the_order_of_asking() {
+    let _watchdog = watchdog();
+    let semaphore = Rc::new(Semaphore::new(1));
+    let log = Log::new();
+    let first = semaphore.acquire();
+    let takers: Vec<_> = (0..5)
+        .map(|n| {
+            let (semaphore, log) = (semaphore.clone(), log.clone());
+            spawn(move || {
+                let _permit = semaphore.acquire();
+                log.add(n);
+                yield_now();
+            })
+        })
+        .collect();
+    yield_now();
+    drop(first);
+    assert!(semaphore.try_acquire().is_none(), "it is taken already");
+    let last = semaphore.acquire();
+    log.add("main");
+    drop(last);
+    joinall(takers);
+    assert_eq!(log.joined(), "0 1 2 3 4 main");
+    assert_eq!(semaphore.available(), 1);
+}
+
+/// G131
+#[test]
+fn another_thread_gets_the_permit_and_gives_up_without_a_trace() {
+    let _watchdog = watchdog();
+    let semaphore = Arc::new(Semaphore::new(0));
+    let there = Arc::new(Event::new());
+    let thread = std::thread::spawn({
+        let (semaphore, there) = (semaphore.clone(), there.clone());
+        move || {
+            assert!(semaphore.acquire_timeout(MS).is_none());
+            there.set();
+            semaphore.acquire().forget();
+        }
+    });
+    there.wait();
+    semaphore.release();
+    thread.join().unwrap();
+    assert_eq!(semaphore.available(), 0);
+    semaphore.release();
+    assert_eq!(semaphore.available(), 1, "nobody is left in the queue");
+}
+
+/// G132
+#[test]
+fn threads_take_and_give_ten_thousand_times() {
+    let _watchdog = watchdog();
+    for timed in [false, true] {
+        let semaphore = Arc::new(Semaphore::new(1));
+        let threads = [0, 1].map(|_| {
+            let semaphore = semaphore.clone();
+            std::thread::spawn(move || {
+                for _ in 0..10_000 {
+                    match timed {
+                        true => drop(semaphore.acquire_timeout(HOUR).unwrap()),
+                        false => drop(semaphore.acquire()),
+                    }
+                }
+            })
+        });
+        threads
+            .into_iter()
+            .for_each(|thread| thread.join().unwrap());
+        assert_eq!(semaphore.available(), 1);
+    }
+}
+
+#[test]
+fn a_bounded_semaphore_refuses_a_permit_too_many() {
+    let semaphore = BoundedSemaphore::new(1);
+    let refused = semaphore.release().unwrap_err();
+    assert_eq!(refused.bound, 1);
+    assert_eq!(
+        OverReleased::to_string(&refused),
+        "released too often: all 1 permits of the semaphore are there"
+    );
+    semaphore.acquire().forget();
+    assert_eq!(semaphore.release(), Ok(()));
+    assert!(semaphore.release().is_err());
+    assert_eq!(semaphore.available(), 1);
+    assert!(BoundedSemaphore::new(0).release().is_err(), "none at all");
+}
+
+#[test]
+fn a_semaphore_of_endless_permits_never_lets_anybody_wait() {
+    let semaphore = Semaphore::new(usize::MAX);
+    semaphore.release();
+    assert_eq!(semaphore.available(), usize::MAX);
+    let _permit = semaphore.acquire();
+    assert!(semaphore.try_acquire().is_some());
+}
+
+#[test]
+fn a_waiter_that_is_killed_in_the_instant_it_is_served_has_the_permit() {
+    let _watchdog = watchdog();
+    let semaphore = Rc::new(Semaphore::new(0));
+    let served = Rc::new(Cell::new(false));
+    let victim = spawn({
+        let (semaphore, served) = (semaphore.clone(), served.clone());
+        move || {
+            let _permit = semaphore.acquire();
+            served.set(true);
+            yield_now();
+            unreachable!("the kill waits for the next blocking call only");
+        }
+    });
+    let next = spawn({
+        let semaphore = semaphore.clone();
+        move || semaphore.acquire().forget()
+    });
+    yield_now();
+    semaphore.release();
+    victim.kill();
+    assert!(victim.join().unwrap_err().is_killed());
+    assert!(served.get());
+    // What the victim gave back while it unwound went to the next.
+    next.join().unwrap();
+    assert_eq!(semaphore.available(), 0);
+}
+
+#[test]
+fn a_waiter_that_is_killed_before_it_is_served_has_left_the_queue() {
+    let _watchdog = watchdog();
+    let semaphore = Rc::new(Semaphore::new(0));
+    let takers = [0, 1].map(|_| {
+        let semaphore = semaphore.clone();
+        spawn(move || semaphore.acquire().forget())
+    });
+    yield_now();
+    let [victim, next] = takers;
+    victim.kill();
+    semaphore.release();
+    next.join().unwrap();
+    assert!(victim.join().unwrap_err().is_killed());
+    assert_eq!(semaphore.available(), 0);
+}
+
+#[test]
+fn a_permit_that_comes_in_the_last_instant_is_not_lost() {
+    let _watchdog = watchdog();
+    let semaphore = Rc::new(Semaphore::new(0));
+    let taker = spawn({
+        let semaphore = semaphore.clone();
+        // The time is up at once, and the one turn it gives is enough.
+        move || {
+            semaphore
+                .acquire_timeout(Duration::ZERO)
+                .map(|permit| permit.forget())
+        }
+    });
+    let giver = spawn({
+        let semaphore = semaphore.clone();
+        move || semaphore.release()
+    });
+    let taken = taker.join().unwrap().is_some();
+    giver.join().unwrap();
+    assert!(taken);
+    assert_eq!(semaphore.available(), 0);
+    // And a timeout around it takes nothing away.
+    assert!(timeout(2 * MS, || semaphore.acquire().forget()).is_err());
+    semaphore.release();
+    assert_eq!(semaphore.available(), 1);
+}
+
+#[test]
+fn a_waiter_whose_thread_has_ended_is_passed_over() {
+    let _watchdog = watchdog();
+    let semaphore = Arc::new(Semaphore::new(0));
+    std::thread::spawn({
+        let semaphore = semaphore.clone();
+        move || {
+            spawn(move || semaphore.acquire().forget());
+            yield_now();
+        }
+    })
+    .join()
+    .unwrap();
+    semaphore.release();
+    assert_eq!(semaphore.available(), 1);
+}
+
+#[test]
+fn a_panic_gives_the_permit_back() {
+    let _watchdog = watchdog();
+    common::quiet_panics();
+    let semaphore = Rc::new(Semaphore::new(1));
+    let failing = spawn({
+        let semaphore = semaphore.clone();
+        move || {
+            let _permit = semaphore.acquire();
+            sleep(MS);
+            panic!("on purpose");
+        }
+    });
+    yield_now();
+    assert_eq!(semaphore.available(), 0);
+    assert!(failing.join().unwrap_err().is_panic());
+    assert_eq!(semaphore.available(), 1);
+}
