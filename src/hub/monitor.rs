@@ -283,7 +283,15 @@ impl<'a, S: Guarded, const N: usize> Guard<'a, S, N> {
     #[inline]
     pub(crate) fn park_stamped(self, queue: usize, wait: Wait, stamp: u32) -> Option<Woken> {
         // SAFETY: the queues are this monitor's, and stay where they are.
-        unsafe { Monitor::park_in(self, wait, stamp, |monitor| monitor.queues.get(queue)) }
+        unsafe {
+            Monitor::park_in(
+                self,
+                wait,
+                stamp,
+                |monitor| monitor.queues.get(queue),
+                || {},
+            )
+        }
     }
 
     /// Answers the first who still waits in this queue; the number that it had
@@ -301,7 +309,7 @@ impl<'a, S: Guarded, const N: usize> Guard<'a, S, N> {
     /// Answers all who wait in this queue, and tells them this number.
     pub(crate) fn wake_all_telling(&mut self, queue: usize, told: u32) {
         loop {
-            let answer = self.monitor.queues[queue].claim_one(|_| told);
+            let (answer, _) = self.monitor.queues[queue].claim_one_if(|_| true, |_| told);
             if !self.take_care_of(answer) {
                 return;
             }
