@@ -139,7 +139,7 @@ impl<S: Guarded, const N: usize> Monitor<S, N> {
     /// # Safety
     /// The queue is one of this monitor, under its lock; and as long as the
     /// node is linked, `pick` finds the queue that the node is in.
-    #[inline]
+    #[inline(always)]
     pub(super) unsafe fn park_in(
         guard: Guard<'_, S, N>,
         wait: Wait,
@@ -280,7 +280,7 @@ impl<'a, S: Guarded, const N: usize> Guard<'a, S, N> {
     }
 
     /// As `park`, with a number that tells who answers which wait it was.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn park_stamped(self, queue: usize, wait: Wait, stamp: u32) -> Option<Woken> {
         // SAFETY: the queues are this monitor's, and stay where they are.
         unsafe {
@@ -296,7 +296,7 @@ impl<'a, S: Guarded, const N: usize> Guard<'a, S, N> {
 
     /// Answers the first who still waits in this queue; the number that it had
     /// parked with.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn wake_stamped(&mut self, queue: usize) -> Option<u32> {
         let queue = &self.monitor.queues[queue];
         if queue.is_empty() {

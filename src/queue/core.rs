@@ -147,12 +147,17 @@ impl<T> Tickets<T> {
     }
 
     /// The item of a ticket; the first is the usual one.
-    #[inline]
+    #[inline(always)]
     fn remove(&mut self, ticket: u32) -> Option<T> {
         let first = self.0.front()?.0;
         if first == ticket {
             return self.0.pop_front().map(|(_, item)| item);
         }
+        self.remove_later(first, ticket)
+    }
+
+    #[cold]
+    fn remove_later(&mut self, first: u32, ticket: u32) -> Option<T> {
         // They count on from the first one's, and may wrap.
         let place = |of: u32| of.wrapping_sub(first);
         let at = self.0.binary_search_by_key(&place(ticket), |e| place(e.0));
@@ -215,7 +220,7 @@ impl<S: Store> Core<S> {
         self.lock()
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn put(&self, item: S::Item, patience: Patience) -> Result<(), (S::Item, Refusal)> {
         let mut state = self.lock();
         let nobody_waits = state.is_empty(GETTERS) && state.is_empty(PEEKERS);
@@ -226,6 +231,7 @@ impl<S: Store> Core<S> {
         self.put_slowly(state, item, patience)
     }
 
+    #[inline(never)]
     fn put_slowly(
         &self,
         mut state: Guard<'_, S>,
@@ -268,7 +274,7 @@ impl<S: Store> Core<S> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn get(&self, patience: Patience) -> Result<S::Item, Refusal> {
         let mut state = self.lock();
         if state.available == 0 {
@@ -310,6 +316,7 @@ impl<S: Store> Core<S> {
         }
     }
 
+    #[inline(never)]
     fn get_slowly(&self, mut state: Guard<'_, S>, patience: Patience) -> Result<S::Item, Refusal> {
         // Nothing is stored, and yet somebody waits for room: a rendezvous.
         if let Some(ticket) = state.wake_stamped(PUTTERS) {
