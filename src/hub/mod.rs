@@ -268,6 +268,7 @@ impl Hub {
         self.coarse_now.get()
     }
 
+    #[inline(always)]
     pub(crate) fn shared_ptr(&self) -> *const HubShared {
         Arc::as_ptr(&self.shared.borrow())
     }

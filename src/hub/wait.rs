@@ -533,6 +533,7 @@ impl WaitQueue {
         Some(first)
     }
 
+    #[inline(always)]
     pub(super) fn remove(&self, node: &Node) {
         self.forget_before_fork();
         if !node.linked.replace(false) {

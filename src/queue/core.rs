@@ -59,6 +59,7 @@ pub(super) enum Patience {
 
 impl Patience {
     /// The moment when it ends. None: before it began.
+    #[inline(always)]
     fn deadline(self) -> Option<Option<u64>> {
         match self {
             Patience::No => None,
