@@ -84,7 +84,7 @@ pub(crate) use self::exclusive::{Exclusive, Owned, park_releasing};
 pub(crate) use self::gate::Gate;
 pub(crate) use self::interrupt::{TimeoutFrame, check_interrupts, kill, throw_kill};
 pub(crate) use self::io::{Io, Patience};
-pub(crate) use self::monitor::{Guarded, Monitor, Ready, Wait, interrupted};
+pub(crate) use self::monitor::{Guard, Guarded, Monitor, Ready, Wait, interrupted};
 pub use self::parker::{Parker, Unparker};
 pub(crate) use self::reactor::Direction;
 pub(crate) use self::report::panic_deadlock;
@@ -267,6 +267,7 @@ impl Hub {
         self.coarse_now.get()
     }
 
+    #[inline(always)]
     pub(crate) fn shared_ptr(&self) -> *const HubShared {
         Arc::as_ptr(&self.shared.borrow())
     }

@@ -139,7 +139,7 @@ impl<S: Guarded, const N: usize> Monitor<S, N> {
     /// # Safety
     /// The queue is one of this monitor, under its lock; and as long as the
     /// node is linked, `pick` finds the queue that the node is in.
-    #[inline]
+    #[inline(always)]
     pub(super) unsafe fn park_in(
         guard: Guard<'_, S, N>,
         wait: Wait,
@@ -277,6 +277,43 @@ impl<'a, S: Guarded, const N: usize> Guard<'a, S, N> {
     /// many, a [`Gate`](super::Gate) is the better choice.
     pub(crate) fn wake_all(&mut self, queue: usize) -> usize {
         self.wake_up_to(queue, usize::MAX)
+    }
+
+    /// As `park`, with a number that tells who answers which wait it was.
+    #[inline(always)]
+    pub(crate) fn park_stamped(self, queue: usize, wait: Wait, stamp: u32) -> Option<Woken> {
+        // SAFETY: the queues are this monitor's, and stay where they are.
+        unsafe {
+            Monitor::park_in(
+                self,
+                wait,
+                stamp,
+                |monitor| monitor.queues.get(queue),
+                || {},
+            )
+        }
+    }
+
+    /// Answers the first who still waits in this queue; the number that it had
+    /// parked with.
+    #[inline(always)]
+    pub(crate) fn wake_stamped(&mut self, queue: usize) -> Option<u32> {
+        let queue = &self.monitor.queues[queue];
+        if queue.is_empty() {
+            return None;
+        }
+        let (answer, stamp) = queue.claim_stamped();
+        self.take_care_of(answer).then_some(stamp)
+    }
+
+    /// Answers all who wait in this queue, and tells them this number.
+    pub(crate) fn wake_all_telling(&mut self, queue: usize, told: u32) {
+        loop {
+            let (answer, _) = self.monitor.queues[queue].claim_one_if(|_| true, |_| told);
+            if !self.take_care_of(answer) {
+                return;
+            }
+        }
     }
 
     /// Whether nobody is in this queue. Where somebody is, its wait may have
