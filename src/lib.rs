@@ -35,6 +35,7 @@
 //! | talk to others | [`net`]: the sockets of `std::net` and `std::os::unix::net` |
 //! | hand items from one to another | [`queue`]: first in first out, last in first out, by priority, hand to hand |
 //! | do what can only block, or compute | [`offload`]: a helper thread |
+//! | wait for each other, on any thread | [`sync`]: events, results, semaphores, locks, barriers |
 //! | wait for Ctrl-C and the like | [`signal`] |
 //! | run a future | [`block_on`]; a [`JoinHandle`] is one |
 //! | have variables of a greenlet's own | [`greenlet_local!`] |

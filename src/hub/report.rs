@@ -104,5 +104,7 @@ pub(super) fn name_for_signal_handler(buffer: &mut [u8]) -> usize {
 /// Whether this process has no other threads than this one and our helpers
 /// that have nothing to do.
 pub(super) fn no_other_threads() -> bool {
-    os::thread_count().is_some_and(|threads| threads <= 1 + crate::sys::helpers::idle())
+    // Asked whenever a hub goes to sleep on what other threads may end.
+    let ours = 1 + crate::sys::helpers::idle();
+    !os::has_more_threads_than(ours) && os::thread_count().is_some_and(|threads| threads <= ours)
 }
