@@ -287,7 +287,7 @@ fn an_item_outlives_the_greenlet_that_put_it() {
     assert_eq!(queue.get(), Ok(7));
 }
 
-/// G122; that the second put returns at once differs, see docs/differences.md.
+/// G122, G220; that the second put returns at once differs, see docs/differences.md.
 #[test]
 fn a_channel_hands_items_over() {
     let _watchdog = watchdog();
@@ -460,6 +460,7 @@ fn shutdown_now_gives_the_items_back_and_they_count_as_done() {
     assert_eq!(queue.get(), Err(GetError::ShutDown));
 }
 
+/// G219, and G221 the other way round
 #[test]
 fn waiters_are_served_in_their_order_and_nobody_overtakes() {
     let _watchdog = watchdog();
@@ -545,4 +546,66 @@ fn errors_say_what_happened_and_need_no_debug_of_the_item() {
         format!("{:?}", Queue::<u8>::bounded(2)),
         "Queue { len: 0, capacity: Some(2), shut_down: false }"
     );
+}
+
+#[test]
+fn a_wait_for_several_ends_with_the_first_queue_that_has_something() {
+    let _watchdog = watchdog();
+    let (one, two) = (
+        Rc::new(Queue::unbounded()),
+        Rc::new(PriorityQueue::bounded(1)),
+    );
+    let stop = Rc::new(greenlet::sync::Event::new());
+    let wait_for_one = |time: Option<Duration>| {
+        let (one, two, stop) = (Rc::clone(&one), Rc::clone(&two), Rc::clone(&stop));
+        spawn(move || greenlet::wait(&[&*one, &*two, &*stop], time, Some(1)))
+    };
+    assert_eq!(wait_for_one(Some(MS)).join().unwrap(), [0; 0]);
+    let waiting = wait_for_one(None);
+    yield_now();
+    two.put(5).unwrap();
+    assert_eq!(waiting.join().unwrap(), [1]);
+    assert_eq!(two.try_get(), Ok(5), "it has taken nothing");
+    let waiting = wait_for_one(Some(Duration::from_secs(30)));
+    yield_now();
+    stop.set();
+    assert_eq!(waiting.join().unwrap(), [2]);
+    stop.clear();
+    let waiting = [wait_for_one(None), wait_for_one(None)];
+    yield_now();
+    one.put(6).unwrap();
+    assert_eq!(waiting.map(|w| w.join().unwrap()), [[0], [0]]);
+    assert_eq!(
+        wait_for_one(None).join().unwrap(),
+        [0],
+        "it is ready already"
+    );
+    one.get().unwrap();
+    let waiting = wait_for_one(None);
+    yield_now();
+    two.shutdown();
+    assert_eq!(
+        waiting.join().unwrap(),
+        [1],
+        "there is something to be told"
+    );
+}
+
+#[test]
+fn a_wait_for_several_sees_what_another_thread_puts() {
+    let _watchdog = watchdog();
+    let queues = std::sync::Arc::new([(); 2].map(|()| Queue::bounded(1)));
+    let putter = std::thread::spawn({
+        let queues = std::sync::Arc::clone(&queues);
+        move || (0..1000).for_each(|n: usize| queues[n * 7 % 3 % 2].put(n).unwrap())
+    });
+    let mut got = Vec::new();
+    while got.len() < 1000 {
+        for ready in greenlet::wait(&[&queues[0], &queues[1]], None, Some(1)) {
+            got.extend(queues[ready].try_get());
+        }
+    }
+    got.sort_unstable();
+    assert!(got.into_iter().eq(0..1000));
+    putter.join().unwrap();
 }

@@ -28,8 +28,9 @@ use std::time::Duration;
 use super::error::TaskDoneError;
 use super::store::Store;
 use crate::error::Deadlock;
-use crate::hub::{self, Guarded, Hub, Monitor, Reason, Wait, Woken};
+use crate::hub::{self, Guarded, Hub, Monitor, Ready, Reason, Wait, Woken};
 use crate::sys::{clock, fork};
+use crate::task::Source;
 
 /// The queues of those who wait.
 const GETTERS: usize = 0;
@@ -391,6 +392,25 @@ impl<S: Store> Core<S> {
         (capacity != usize::MAX).then_some(capacity)
     }
 
+    /// Whether getting would not wait. What is on offer only is not counted:
+    /// its owner's wait may be over.
+    fn would_answer(state: &State<S>) -> bool {
+        state.available > 0 || state.shut_down
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        Self::would_answer(&self.lock())
+    }
+
+    /// Where those wait who want to know when there is something.
+    pub(super) fn source(&self) -> Source<'_> {
+        Source::made(Ready {
+            monitor: &self.monitor,
+            queue: PEEKERS,
+            ready: Self::would_answer,
+        })
+    }
+
     pub(super) fn is_shut_down(&self) -> bool {
         self.lock().shut_down
     }
@@ -431,9 +451,11 @@ impl<S: Store> Core<S> {
         if std::mem::replace(&mut state.shut_down, true) {
             return;
         }
-        for queue in [GETTERS, PUTTERS, PEEKERS] {
-            state.wake_all_telling(queue, SHUT_DOWN);
-        }
+        state.wake_all_telling(GETTERS, SHUT_DOWN);
+        state.wake_all_telling(PUTTERS, SHUT_DOWN);
+        // These look again; some of them wait in other places as well, and are
+        // told in which one they were answered.
+        state.wake_all(PEEKERS);
     }
 
     pub(super) fn shut_down_now(&self) -> Vec<S::Item> {

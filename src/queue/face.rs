@@ -458,6 +458,19 @@ macro_rules! storage {
             }
         }
 
+        /// It is ready when there is an item, or when it is shut down. Another
+        /// greenlet may be quicker to get the item, so use `try_get` then. A
+        /// queue of size 0 is ready when it is shut down, and not before.
+        impl<T $($bound)*> Waitable for $name<T> {
+            fn is_ready(&self) -> bool {
+                self.core.is_ready()
+            }
+
+            fn source(&self) -> Source<'_> {
+                self.core.source()
+            }
+        }
+
         impl<T $($bound)*> Default for $name<T> {
             /// An unbounded one.
             fn default() -> $name<T> {

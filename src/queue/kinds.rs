@@ -10,6 +10,7 @@ use super::error::{
 use super::face::{self, exchange, storage};
 use super::store::{Fifo, Lifo, Lowest};
 use crate::error::Deadlock;
+use crate::task::{Source, Waitable};
 
 /// First in, first out.
 ///

@@ -41,6 +41,26 @@
 //! loop of [`put`](Queue::put)s into a queue that has room, and one of
 //! [`try_get`](Queue::try_get)s, do not give others a turn.
 //!
+//! # The first of several
+//! [`wait`](crate::wait()) and [`iwait`](crate::iwait) wait for queues, events and
+//! greenlets at once, with a limit of time. What is ready is then tried, for
+//! somebody else may have been quicker.
+//!
+//! ```
+//! use std::time::Duration;
+//! use greenlet::queue::Queue;
+//! use greenlet::sync::Event;
+//!
+//! let (jobs, stop) = (Queue::unbounded(), Event::new());
+//! jobs.put("a job").unwrap();
+//! let ready = greenlet::wait(&[&jobs, &stop], Some(Duration::from_secs(5)), Some(1));
+//! assert_eq!(ready, [0]);
+//! assert_eq!(jobs.try_get(), Ok("a job"));
+//! ```
+//!
+//! A [`Channel`], which has nothing before somebody gets, cannot be waited for
+//! in this way.
+//!
 //! # Sizes
 //! `bounded(0)` is a rendezvous as [`Channel`] is, like
 //! [`sync_channel(0)`](std::sync::mpsc::sync_channel) of std: nothing is ever stored.
