@@ -263,19 +263,28 @@ fn a_kill_that_comes_after_the_set_does_not_stop_the_rest_from_being_woken() {
 #[test]
 fn a_hundred_thousand_are_woken_in_order_and_in_batches() {
     let _watchdog = watchdog();
-    const MANY: usize = 100_000;
+    // Alone, for with guards of another kind so many take all of a process's
+    // mappings.
+    common::alone(
+        "a_hundred_thousand_are_woken_in_order_and_in_batches",
+        wake_a_hundred_thousand,
+    );
+}
+
+fn wake_a_hundred_thousand() {
+    let mprotect = std::env::var_os("GREENLET_GUARD").is_some_and(|guard| guard == "mprotect");
+    let many = if mprotect { 20_000 } else { 100_000 };
     let event = Rc::new(Event::new());
     let next = Rc::new(Cell::new(0));
     let in_order = Rc::new(Cell::new(true));
-    let waiters: Vec<_> = (0..MANY)
-        .map_while(|n| {
+    let waiters: Vec<_> = (0..many)
+        .map(|n| {
             let (event, next, in_order) = (event.clone(), next.clone(), in_order.clone());
             let body = move || {
                 event.wait();
                 in_order.set(in_order.get() && next.replace(next.get() + 1) == n);
             };
-            // Where the kernel allows fewer stacks, fewer will do.
-            Builder::new().stack_size(16 << 10).spawn(body).ok()
+            Builder::new().stack_size(16 << 10).spawn(body).unwrap()
         })
         .collect();
     yield_now();
@@ -297,7 +306,6 @@ fn a_hundred_thousand_are_woken_in_order_and_in_batches() {
     assert_eq!(next.get(), 0);
     let most = watcher.join().unwrap();
     assert!(most <= 1000, "{most} ran in one go");
-    assert!(waiters.len() >= 10_000, "{} stacks only", waiters.len());
     assert_eq!(next.get(), waiters.len());
     assert!(in_order.get());
     joinall(waiters);
