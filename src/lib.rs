@@ -34,6 +34,7 @@
 //! | end what takes too long | [`timeout`], [`JoinHandle::kill`], [`killall`] |
 //! | switch explicitly, as Python's greenlet | [`Greenlet`], [`set_tracer`] |
 //! | talk to others | [`net`]: the sockets of `std::net` and `std::os::unix::net` |
+//! | serve connections, a greenlet for each | [`server::StreamServer`] |
 //! | do what can only block, or compute | [`offload`]: a helper thread |
 //! | hand jobs to so many threads, or greenlets | [`executor`] |
 //! | wait for Ctrl-C and the like | [`signal`] |
@@ -117,6 +118,7 @@ pub mod error;
 pub mod executor;
 pub mod hub;
 pub mod net;
+pub mod server;
 pub mod signal;
 
 mod coroutine;
