@@ -625,8 +625,11 @@ impl Open {
         let me = Hub::get().current().id;
         let greenlets = self.greenlets.borrow();
         let others = greenlets.values().filter(|handle| handle.task().id != me);
-        // A kill is queued, and nothing runs before the caller blocks.
-        others.map(JoinHandle::kill).count()
+        // A kill is queued, and nothing runs before the caller blocks. Not by
+        // `JoinHandle::kill`, which refuses panic = "abort": `stop` has done so.
+        others
+            .map(|handle| hub::kill(Hub::get(), handle.task().ptr()))
+            .count()
     }
 }
 
