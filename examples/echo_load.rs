@@ -202,10 +202,13 @@ impl Load {
 
     /// Says once a second how far it has come.
     fn report(&self) {
-        let (mut second, mut before) = (0, 0);
-        loop {
+        let mut before = 0;
+        for second in 1.. {
             sleep(Duration::from_secs(1));
-            second += 1;
+            // The last second is in the sum, which follows at once.
+            if Instant::now() >= self.until {
+                return;
+            }
             let requests = self.requests.get();
             let errors = self.errors.get();
             println!(

@@ -35,6 +35,7 @@
 //! | switch explicitly, as Python's greenlet | [`Greenlet`], [`set_tracer`] |
 //! | talk to others | [`net`]: the sockets of `std::net` and `std::os::unix::net` |
 //! | hand items from one to another | [`queue`]: first in first out, last in first out, by priority, hand to hand |
+//! | serve connections, a greenlet for each | [`server::StreamServer`] |
 //! | do what can only block, or compute | [`offload`]: a helper thread |
 //! | hand jobs to so many threads, or greenlets | [`executor`] |
 //! | wait for each other, on any thread | [`sync`]: events, results, semaphores, locks, barriers |
@@ -120,6 +121,7 @@ pub mod executor;
 pub mod hub;
 pub mod net;
 pub mod queue;
+pub mod server;
 pub mod signal;
 pub mod sync;
 

@@ -201,6 +201,13 @@ pub(crate) fn accept(fd: BorrowedFd<'_>) -> io::Result<(OwnedFd, RawAddress)> {
     Ok((unsafe { OwnedFd::from_raw_fd(accepted) }, peer))
 }
 
+/// Listens, or changes the length of the queue of what listens already.
+pub(crate) fn listen(fd: BorrowedFd<'_>, backlog: u32) -> io::Result<()> {
+    let backlog = c_int::try_from(backlog).unwrap_or(c_int::MAX);
+    // SAFETY: the call takes no memory of ours.
+    check(unsafe { libc::listen(fd.as_raw_fd(), backlog) }).map(|_| ())
+}
+
 /// Whether O_NONBLOCK is set.
 pub(crate) fn is_nonblocking(fd: BorrowedFd<'_>) -> bool {
     // SAFETY: F_GETFL changes nothing and takes no argument.
