@@ -1,0 +1,201 @@
+//! What the tests share: 200 greenlets at once, how many of them were in flight,
+//! and how many threads the process had.
+//!
+//! Each test is a program of its own, without libtest: its `main` is the only
+//! thread, and what it finds beside it was started by the crate under test.
+//! Servers are other people's, named by an environment variable; without it the
+//! test says that it was skipped, and passes. `.ci/servers` has a script that
+//! starts each server and runs its tests.
+
+use std::cell::Cell;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+use std::{env, fs, io};
+
+/// So many greenlets do the same at once.
+pub const GREENLETS: usize = 200;
+/// So many of them have to be in flight at once, at least.
+pub const ENOUGH: usize = 100;
+/// Seconds until a program that hangs is ended.
+const LIMIT: u32 = 60;
+
+/// A test by its name, which is a fact.
+pub type Test<'a> = (&'a str, &'a dyn Fn());
+
+/// Patches the process, and runs the tests: those whose names have one of the
+/// program's arguments in them, or all.
+pub fn run(tests: &[Test<'_>]) {
+    // SAFETY: without a handler SIGALRM ends the process, which is what it is for.
+    unsafe { libc::alarm(LIMIT) };
+    greenlet::monkey::patch_all().expect("the program owns its symbols");
+    let wanted: Vec<String> = env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
+    let is_wanted =
+        |name: &str| wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()));
+    for (name, test) in tests.iter().filter(|(name, _)| is_wanted(name)) {
+        test();
+        println!("test {name} ... ok");
+    }
+}
+
+/// As `run`, with the address of the server that an environment variable names.
+pub fn run_with_server(variable: &str, tests: &[(&str, &dyn Fn(&str))]) {
+    let Ok(address) = env::var(variable) else {
+        println!("skipped: {variable} does not say where the server is");
+        return;
+    };
+    let tests: Vec<(&str, Box<dyn Fn()>)> = tests
+        .iter()
+        .map(|&(name, test)| {
+            let address = address.as_str();
+            (name, Box::new(move || test(address)) as Box<dyn Fn() + '_>)
+        })
+        .collect();
+    let tests: Vec<Test<'_>> = tests.iter().map(|(name, test)| (*name, &**test)).collect();
+    run(&tests);
+}
+
+/// Counts how many are at something at the same time.
+#[derive(Debug, Default)]
+pub struct Flight {
+    now: Cell<usize>,
+    most: Cell<usize>,
+}
+
+impl Flight {
+    pub fn new() -> Flight {
+        Flight::default()
+    }
+
+    /// Does it, and counts while it lasts.
+    pub fn during<R>(&self, f: impl FnOnce() -> R) -> R {
+        self.now.set(self.now.get() + 1);
+        self.most.set(self.most.get().max(self.now.get()));
+        let result = f();
+        self.now.set(self.now.get() - 1);
+        result
+    }
+
+    /// How many there are now.
+    pub fn now(&self) -> usize {
+        self.now.get()
+    }
+
+    /// The most at once.
+    pub fn most(&self) -> usize {
+        self.most.get()
+    }
+}
+
+/// Runs `work` in so many greenlets, each with its number, and returns the most
+/// that were in flight at once, by what they did inside `during`. Their panics are
+/// the caller's.
+pub fn together(greenlets: usize, work: impl Fn(usize, &Flight)) -> usize {
+    let flight = Flight::new();
+    greenlet::scope(|scope| {
+        for number in 0..greenlets {
+            let (work, flight) = (&work, &flight);
+            scope.spawn(move || work(number, flight));
+        }
+    });
+    assert_eq!(flight.now(), 0);
+    flight.most()
+}
+
+/// Runs `work` in 200 greenlets, and fails unless they overlapped, on one thread.
+#[track_caller]
+pub fn overlap(work: impl Fn(usize, &Flight)) {
+    let most = together(GREENLETS, work);
+    assert!(most >= ENOUGH, "only {most} were in flight at once");
+    assert_eq!(threads(), [main_thread()], "the threads of the process");
+}
+
+/// The names of the process's threads, sorted.
+pub fn threads() -> Vec<String> {
+    let tasks = fs::read_dir("/proc/self/task").expect("/proc is mounted");
+    let mut names: Vec<String> = tasks
+        // One that has ended meanwhile is none.
+        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok())
+        .map(|name| name.trim_end().to_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+/// The name of the thread that `main` runs on.
+pub fn main_thread() -> String {
+    let name = fs::read_to_string("/proc/self/comm").expect("/proc is mounted");
+    name.trim_end().to_owned()
+}
+
+/// A server that was written for threads: it accepts in a greenlet, for ever, and
+/// serves each connection in another. What goes wrong with one of them is printed.
+pub fn serve<E: std::fmt::Debug>(
+    serve_one: impl Fn(TcpStream) -> Result<(), E> + Clone + 'static,
+) -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    greenlet::spawn(move || {
+        for stream in listener.incoming() {
+            let serve_one = serve_one.clone();
+            greenlet::spawn(move || {
+                let served = stream.map(serve_one);
+                if !matches!(served, Ok(Ok(()))) {
+                    eprintln!("a connection ended with {served:?}");
+                }
+            });
+        }
+    });
+    Ok(address)
+}
+
+/// Bytes that are not all the same, other ones for each number.
+pub fn pattern(number: usize, length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at * 7 + at / 251 + number) as u8).collect()
+}
+
+/// Long enough for all the others to get so far too.
+pub const WHILE: Duration = Duration::from_millis(50);
+
+/// Whether it is the page that `.ci/servers/nginx` has nginx serve.
+pub fn is_the_page(body: &[u8]) -> bool {
+    let lines = (1..=4000).map(|line| format!("{line:05}\n"));
+    body == lines.collect::<String>().as_bytes()
+}
+
+/// A certificate that has signed itself, and its key, both as PEM.
+#[derive(Debug)]
+pub struct Certificate {
+    pub certificate: String,
+    pub key: String,
+}
+
+impl Certificate {
+    pub fn for_localhost() -> Certificate {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()])
+            .expect("the name can be certified");
+        Certificate {
+            certificate: made.cert.pem(),
+            key: made.signing_key.serialize_pem(),
+        }
+    }
+}
+
+/// Sends back what it gets, until there is no more.
+pub fn echo(stream: &mut (impl Read + Write)) -> io::Result<()> {
+    let mut buffer = [0; 16 << 10];
+    loop {
+        match stream.read(&mut buffer)? {
+            0 => return Ok(()),
+            read => stream.write_all(&buffer[..read])?,
+        }
+        stream.flush()?;
+    }
+}
+
+/// What is sent to `echo` at a time, in bytes: little, and as much as fits neither
+/// into a record of TLS nor into the buffer of a socket.
+pub const LENGTHS: [usize; 4] = [1, 100, 16 << 10, 100_000];

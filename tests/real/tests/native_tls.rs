@@ -1,0 +1,71 @@
+//! TLS with `native-tls`, which is OpenSSL here: C code that calls back into Rust,
+//! whose reads and writes park. Client and server, each in greenlets.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+
+use greenlet_real::{Certificate, LENGTHS, echo, overlap, pattern, run, serve};
+use native_tls::{HandshakeError, Identity, TlsAcceptor, TlsConnector};
+
+fn main() {
+    run(&[
+        ("bytes_come_back_encrypted", &bytes_come_back_encrypted),
+        ("everyone_gets_an_error_of_its_own", &everyone_gets_an_error_of_its_own),
+    ]);
+}
+
+fn acceptor(made: &Certificate) -> TlsAcceptor {
+    let pem = |text: &str| text.as_bytes().to_vec();
+    let identity = Identity::from_pkcs8(&pem(&made.certificate), &pem(&made.key)).unwrap();
+    TlsAcceptor::new(identity).unwrap()
+}
+
+fn bytes_come_back_encrypted() {
+    let made = Certificate::for_localhost();
+    let root = native_tls::Certificate::from_pem(made.certificate.as_bytes()).unwrap();
+    let mut connector = TlsConnector::builder();
+    let connector = connector.add_root_certificate(root).build().unwrap();
+    let acceptor = acceptor(&made);
+    let server = serve(move |stream: TcpStream| -> io::Result<()> {
+        let mut stream = acceptor.accept(stream).map_err(io::Error::other)?;
+        echo(&mut stream)?;
+        stream.shutdown()
+    });
+    let server = server.unwrap();
+    overlap(|number, flight| {
+        let stream = flight.during(|| TcpStream::connect(server).unwrap());
+        let mut stream = flight.during(|| connector.connect("localhost", stream).unwrap());
+        for length in LENGTHS {
+            let sent = pattern(number, length);
+            let mut back = vec![0; length];
+            flight.during(|| {
+                stream.write_all(&sent).unwrap();
+                stream.read_exact(&mut back).unwrap();
+            });
+            assert!(back == sent, "{length} bytes of {number}");
+        }
+        flight.during(|| stream.shutdown().unwrap());
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    });
+}
+
+/// OpenSSL keeps errors in a queue of the thread's, and all of these are on one.
+fn everyone_gets_an_error_of_its_own() {
+    let acceptor = acceptor(&Certificate::for_localhost());
+    let server = serve(move |stream: TcpStream| -> io::Result<()> {
+        // The client turns away, and that is an error here.
+        assert!(acceptor.accept(stream).is_err());
+        Ok(())
+    });
+    let server = server.unwrap();
+    let connector = TlsConnector::new().unwrap();
+    overlap(|number, flight| {
+        let stream = TcpStream::connect(server).unwrap();
+        let error = flight.during(|| connector.connect("localhost", stream).unwrap_err());
+        let HandshakeError::Failure(error) = error else {
+            panic!("a blocking socket would not block");
+        };
+        let text = error.to_string();
+        assert!(text.contains("certificate verify failed"), "{number}: {text}");
+    });
+}
