@@ -13,6 +13,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 use std::{env, fs, io};
 
+use greenlet::sync::Barrier;
+
 /// So many greenlets do the same at once.
 pub const GREENLETS: usize = 200;
 /// So many of them have to be in flight at once, at least.
@@ -59,15 +61,26 @@ pub fn run_with_server(variable: &str, tests: &[(&str, &dyn Fn(&str))]) {
 }
 
 /// Counts how many are at something at the same time.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Flight {
     now: Cell<usize>,
     most: Cell<usize>,
+    start: Barrier,
 }
 
 impl Flight {
-    pub fn new() -> Flight {
-        Flight::default()
+    fn of(greenlets: usize) -> Flight {
+        Flight {
+            now: Cell::new(0),
+            most: Cell::new(0),
+            start: Barrier::new(greenlets),
+        }
+    }
+
+    /// Waits until all have come so far. Without it the first may be through with
+    /// all that it does before the last has connected.
+    pub fn meet(&self) {
+        self.start.wait();
     }
 
     /// Does it, and counts while it lasts.
@@ -83,18 +96,13 @@ impl Flight {
     pub fn now(&self) -> usize {
         self.now.get()
     }
-
-    /// The most at once.
-    pub fn most(&self) -> usize {
-        self.most.get()
-    }
 }
 
 /// Runs `work` in so many greenlets, each with its number, and returns the most
 /// that were in flight at once, by what they did inside `during`. Their panics are
 /// the caller's.
 pub fn together(greenlets: usize, work: impl Fn(usize, &Flight)) -> usize {
-    let flight = Flight::new();
+    let flight = Flight::of(greenlets);
     greenlet::scope(|scope| {
         for number in 0..greenlets {
             let (work, flight) = (&work, &flight);
@@ -102,7 +110,7 @@ pub fn together(greenlets: usize, work: impl Fn(usize, &Flight)) -> usize {
         }
     });
     assert_eq!(flight.now(), 0);
-    flight.most()
+    flight.most.get()
 }
 
 /// Runs `work` in 200 greenlets, and fails unless they overlapped, on one thread.
@@ -154,7 +162,9 @@ pub fn serve<E: std::fmt::Debug>(
 
 /// Bytes that are not all the same, other ones for each number.
 pub fn pattern(number: usize, length: usize) -> Vec<u8> {
-    (0..length).map(|at| (at * 7 + at / 251 + number) as u8).collect()
+    (0..length)
+        .map(|at| (at * 7 + at / 251 + number) as u8)
+        .collect()
 }
 
 /// Long enough for all the others to get so far too.

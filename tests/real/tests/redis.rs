@@ -1,6 +1,8 @@
 //! The crate `redis`, synchronous, against redis-server.
 
-use greenlet_real::{Flight, GREENLETS, overlap, pattern, run_with_server, together};
+use std::time::Duration;
+
+use greenlet_real::{Flight, GREENLETS, WHILE, overlap, pattern, run_with_server, together};
 use redis::{Client, Commands, Connection};
 
 fn main() {
@@ -19,6 +21,13 @@ fn main() {
 fn connect(address: &str) -> Connection {
     let client = Client::open(format!("redis://{address}/")).unwrap();
     client.get_connection().unwrap()
+}
+
+/// Until all the others are in flight.
+fn wait_for_all(flight: &Flight) {
+    while flight.now() < GREENLETS {
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn values_are_set_and_got(address: &str) {
@@ -48,6 +57,7 @@ fn pipelines(address: &str) {
             pipeline.rpush(format!("list:{number}"), item).ignore();
         }
         pipeline.lrange(format!("list:{number}"), 0, -1);
+        flight.meet();
         let (list,): (Vec<usize>,) = flight.during(|| pipeline.query(&mut connection).unwrap());
         assert_eq!(list, (0..50).collect::<Vec<_>>());
     });
@@ -59,9 +69,7 @@ fn all_wait_at_once(address: &str) {
     let pushed = together(GREENLETS + 1, |number, flight| {
         let mut connection = connect(address);
         if number == GREENLETS {
-            while flight.now() < GREENLETS {
-                std::thread::sleep(std::time::Duration::from_millis(1));
-            }
+            wait_for_all(flight);
             for number in 0..GREENLETS {
                 let () = connection.rpush(format!("queue:{number}"), number).unwrap();
             }
@@ -77,7 +85,8 @@ fn all_wait_at_once(address: &str) {
 fn a_read_timeout_ends_a_wait(address: &str) {
     overlap(|number, flight| {
         let mut connection = connect(address);
-        connection.set_read_timeout(Some(greenlet_real::WHILE)).unwrap();
+        connection.set_read_timeout(Some(WHILE)).unwrap();
+        flight.meet();
         let wait = || connection.blpop(format!("nothing:{number}"), 0.0);
         let waited: redis::RedisResult<(String, usize)> = flight.during(wait);
         assert!(waited.unwrap_err().is_timeout());
@@ -85,25 +94,18 @@ fn a_read_timeout_ends_a_wait(address: &str) {
 }
 
 fn a_subscriber_hears(address: &str) {
-    let listening = Flight::new();
-    greenlet::scope(|scope| {
-        scope.spawn(|| {
-            let mut publisher = connect(address);
-            while listening.now() < GREENLETS {
-                std::thread::sleep(std::time::Duration::from_millis(1));
-            }
-            let heard: usize = publisher.publish("news", "all is well").unwrap();
+    let heard = together(GREENLETS + 1, |number, flight| {
+        let mut connection = connect(address);
+        if number == GREENLETS {
+            wait_for_all(flight);
+            let heard: usize = connection.publish("news", "all is well").unwrap();
             assert_eq!(heard, GREENLETS);
-        });
-        for _ in 0..GREENLETS {
-            scope.spawn(|| {
-                let mut connection = connect(address);
-                let mut subscriber = connection.as_pubsub();
-                subscriber.subscribe("news").unwrap();
-                let message = listening.during(|| subscriber.get_message().unwrap());
-                assert_eq!(message.get_payload::<String>().unwrap(), "all is well");
-            });
+        } else {
+            let mut subscriber = connection.as_pubsub();
+            subscriber.subscribe("news").unwrap();
+            let message = flight.during(|| subscriber.get_message().unwrap());
+            assert_eq!(message.get_payload::<String>().unwrap(), "all is well");
         }
     });
-    assert_eq!(listening.most(), GREENLETS);
+    assert_eq!(heard, GREENLETS);
 }

@@ -21,7 +21,9 @@ fn configs() -> (Arc<ClientConfig>, Arc<ServerConfig>) {
     let key = PrivateKeyDer::from_pem_slice(made.key.as_bytes()).unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(certificate.clone()).unwrap();
-    let client = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let client = ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
     let server = ServerConfig::builder().with_no_client_auth();
     let server = server.with_single_cert(vec![certificate], key).unwrap();
     (Arc::new(client), Arc::new(server))

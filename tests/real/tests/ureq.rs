@@ -17,7 +17,10 @@ fn main() {
         &[
             ("a_slow_page_is_got", &a_slow_page_is_got),
             ("one_agent_serves_all", &one_agent_serves_all),
-            ("a_timeout_ends_a_wait_for_an_answer", &a_timeout_ends_a_wait),
+            (
+                "a_timeout_ends_a_wait_for_an_answer",
+                &a_timeout_ends_a_wait,
+            ),
             ("a_time_for_the_whole_request_is_kept", &a_time_for_it_all),
         ],
     );
@@ -44,7 +47,10 @@ fn a_slow_page_is_got(address: &str) {
 /// Its pool of connections is behind a lock, and connections are used again.
 fn one_agent_serves_all(address: &str) {
     let agent = agent(|config| config.max_idle_connections_per_host(GREENLETS));
-    let (fast, slow) = (format!("http://{address}/fast.txt"), format!("http://{address}/slow.txt"));
+    let (fast, slow) = (
+        format!("http://{address}/fast.txt"),
+        format!("http://{address}/slow.txt"),
+    );
     overlap(|_, flight| {
         for url in [&fast, &slow, &fast] {
             flight.during(|| get(&agent, url));
@@ -71,5 +77,8 @@ fn a_time_for_it_all(address: &str) {
         let agent = agent(|config| config.timeout_global(Some(Duration::from_secs(60))));
         flight.during(|| get(&agent, &url));
     });
-    assert!(most >= greenlet_real::ENOUGH, "only {most} were in flight at once");
+    assert!(
+        most >= greenlet_real::ENOUGH,
+        "only {most} were in flight at once"
+    );
 }
