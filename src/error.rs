@@ -345,6 +345,10 @@ pub enum JoinError {
     /// Its result has been taken already.
     #[error("the result has been taken already")]
     Taken,
+    /// It was a job of a worker process, which gave no result.
+    #[cfg(feature = "process")]
+    #[error(transparent)]
+    Process(#[from] crate::process::error::ProcessError),
     /// It has not ended, and nothing could wake the one who waits for it.
     #[error(transparent)]
     Deadlock(#[from] Deadlock),
@@ -385,6 +389,8 @@ impl std::fmt::Debug for JoinError {
             JoinError::Killed => f.write_str("Killed"),
             JoinError::Cancelled => f.write_str("Cancelled"),
             JoinError::Taken => f.write_str("Taken"),
+            #[cfg(feature = "process")]
+            JoinError::Process(error) => f.debug_tuple("Process").field(error).finish(),
             JoinError::Deadlock(_) => f.write_str("Deadlock"),
         }
     }

@@ -120,6 +120,8 @@ pub mod error;
 pub mod executor;
 pub mod hub;
 pub mod net;
+#[cfg(feature = "process")]
+pub mod process;
 pub mod queue;
 pub mod server;
 pub mod signal;

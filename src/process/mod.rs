@@ -1,0 +1,13 @@
+//! Worker processes: a function is called in another process, and its result comes back.
+
+mod child;
+mod entry;
+pub mod error;
+mod job;
+mod luggage;
+mod reaper;
+mod watched;
+mod wire;
+mod worker;
+
+pub use self::child::{Child, spawn};
