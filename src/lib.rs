@@ -119,6 +119,8 @@ compile_error!(
 pub mod error;
 pub mod executor;
 pub mod hub;
+#[cfg(feature = "monkey")]
+pub mod monkey;
 pub mod net;
 #[cfg(feature = "process")]
 pub mod process;

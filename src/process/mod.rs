@@ -11,3 +11,6 @@ mod wire;
 mod worker;
 
 pub use self::child::{Child, spawn};
+pub(crate) use self::job::Request;
+
+pub(crate) use self::worker::Worker;

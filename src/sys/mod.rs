@@ -8,6 +8,7 @@ pub(crate) mod fork;
 pub(crate) mod helpers;
 pub(crate) mod os;
 pub(crate) mod panics;
+pub(crate) mod pass;
 #[cfg(feature = "process")]
 pub(crate) mod passing;
 #[cfg(feature = "process")]
