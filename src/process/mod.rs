@@ -3,6 +3,7 @@
 mod child;
 mod entry;
 pub mod error;
+mod function;
 mod job;
 mod luggage;
 mod reaper;
@@ -11,6 +12,7 @@ mod wire;
 mod worker;
 
 pub use self::child::{Child, spawn};
+pub(crate) use self::function::Function;
 pub(crate) use self::job::Request;
 
-pub(crate) use self::worker::Worker;
+pub(crate) use self::worker::{Process, Worker};
