@@ -11,3 +11,4 @@ mod wire;
 mod worker;
 
 pub use self::child::{Child, spawn};
+pub(crate) use self::luggage::{put as put_into_luggage, take as take_from_luggage};
