@@ -34,9 +34,7 @@ fn reads(mut stream: TcpStream) -> usize {
 /// Says its pid, and then waits for the connection's end.
 fn says_its_pid_and_waits(mut stream: TcpStream) {
     use std::io::{Read, Write};
-    stream
-        .write_all(&std::process::id().to_ne_bytes())
-        .unwrap();
+    stream.write_all(&std::process::id().to_ne_bytes()).unwrap();
     let _ = stream.read(&mut [0]);
 }
 
@@ -115,7 +113,10 @@ fn a_worker_killed_in_a_job_takes_that_job_along_and_no_other() {
     }
     let squares: Vec<u64> = later.iter().map(|job| job.result().unwrap()).collect();
     assert_eq!(squares, [0, 1, 4, 9, 16]);
-    assert_ne!(pool.submit(pid, ()).unwrap().result().unwrap(), victim as u32);
+    assert_ne!(
+        pool.submit(pid, ()).unwrap().result().unwrap(),
+        victim as u32
+    );
 }
 
 #[test]
@@ -274,7 +275,10 @@ fn workers_end_when_the_process_does() {
         std::process::exit(0);
     });
     let Some(finished) = finished else { return };
-    let text = finished.stdout.lines().find_map(|line| line.strip_prefix("worker "));
+    let text = finished
+        .stdout
+        .lines()
+        .find_map(|line| line.strip_prefix("worker "));
     let pid: i32 = text.unwrap().parse().unwrap();
     let _watchdog = watchdog();
     // SAFETY: signal 0 asks whether the process is there.

@@ -38,6 +38,8 @@ mod lookup;
 mod socket;
 mod tcp_listener;
 mod tcp_stream;
+#[cfg(feature = "process")]
+mod travel;
 mod udp_socket;
 mod unix_datagram;
 mod unix_listener;

@@ -36,7 +36,7 @@ use crate::sys::socket as sys;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct TcpListener {
-    socket: Socket<std::net::TcpListener>,
+    pub(super) socket: Socket<std::net::TcpListener>,
 }
 
 conversions!(TcpListener, std::net::TcpListener);

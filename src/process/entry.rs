@@ -87,7 +87,7 @@ extern "C" fn catch(argc: c_int, argv: *const *const c_char, envp: *const *const
         child::exit_at_once(NO_WORKER);
     };
     // SAFETY: the loader has called this function, with these arguments, and will get no answer.
-    unsafe { program().finish_before_main(catch as usize, argc, argv, envp) };
+    unsafe { program().finish_before_main(catch as *const () as usize, argc, argv, envp) };
     run(parent, control)
 }
 

@@ -15,4 +15,5 @@ pub use self::child::{Child, spawn};
 pub(crate) use self::function::Function;
 pub(crate) use self::job::Request;
 
+pub(crate) use self::luggage::{put as put_into_luggage, take as take_from_luggage};
 pub(crate) use self::worker::{Process, Worker};

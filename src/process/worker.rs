@@ -109,6 +109,9 @@ impl Process {
     /// Why it has given no result: waits for its end, and tells of that.
     pub(super) fn cause(&self) -> ProcessError {
         let pid = self.pid;
+        if self.is_ours().is_err() {
+            return ProcessError::Forked;
+        }
         match self.wait(Patience::Forever) {
             Ok(Some(status)) => ProcessError::Ended { pid, status },
             Err(error) if error.raw_os_error() == Some(libc::ECHILD) => ProcessError::Lost { pid },
@@ -155,6 +158,7 @@ impl Worker {
     /// Has a job done, and waits for the reply. If the worker ends meanwhile, the error says how.
     ///
     /// After an error, and after a kill or a timeout in the middle, the worker is of no more use, and ends.
+    #[allow(dead_code, reason = "for the executor and the server")]
     pub(crate) fn call(&mut self, request: &Request) -> Result<Reply, ProcessError> {
         if self.process.is_ours().is_err() {
             return Err(ProcessError::Forked);
@@ -204,6 +208,7 @@ fn is_end(error: &io::Error) -> bool {
 }
 
 /// A call that is left in the middle: its reply would be taken for that of the next.
+#[allow(dead_code, reason = "as `call`")]
 struct Unfinished<'a>(&'a Process);
 
 impl Drop for Unfinished<'_> {
@@ -217,5 +222,85 @@ impl Drop for Worker {
     fn drop(&mut self) {
         self.finish();
         reaper::adopt(&self.process);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::JoinError;
+
+    fn count(step: u64) -> u64 {
+        use std::sync::atomic::{AtomicU64, Ordering};
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        COUNT.fetch_add(step, Ordering::SeqCst) + step
+    }
+
+    fn call(worker: &mut Worker, f: fn(u64) -> u64, argument: u64) -> Result<u64, JoinError> {
+        let request = Request::new(f, &argument).unwrap();
+        worker.call(&request)?.into_result()
+    }
+
+    #[test]
+    fn one_worker_does_many_jobs_and_keeps_its_state() {
+        let mut worker = Worker::start().unwrap();
+        for n in 1..=100 {
+            assert_eq!(call(&mut worker, count, 2).unwrap(), 2 * n);
+        }
+        worker.finish();
+        let status = worker.process().wait(Patience::Forever).unwrap();
+        assert_eq!(status.and_then(|status| status.code()), Some(0));
+        let ended = call(&mut worker, count, 2).unwrap_err().to_string();
+        assert!(ended.contains("exit status: 0"), "{ended}");
+    }
+
+    #[test]
+    fn a_worker_survives_a_panic_and_says_how_it_died() {
+        let mut worker = Worker::start().unwrap();
+        let panics = |n| if n == 1 { panic!("on purpose") } else { n };
+        assert!(call(&mut worker, panics, 1).unwrap_err().is_panic());
+        assert_eq!(call(&mut worker, panics, 2).unwrap(), 2);
+        let dies = |code| std::process::exit(code as i32);
+        let died = call(&mut worker, dies, 9).unwrap_err().to_string();
+        assert!(died.contains("exit status: 9"), "{died}");
+    }
+
+    #[test]
+    fn what_a_job_spawned_and_did_not_join_is_killed_when_it_ends() {
+        use std::sync::atomic::{AtomicU64, Ordering};
+        static DROPPED: AtomicU64 = AtomicU64::new(0);
+        struct Drops;
+        impl Drop for Drops {
+            fn drop(&mut self) {
+                DROPPED.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        let leaves = |_| {
+            crate::spawn(|| {
+                let _drops = Drops;
+                crate::sleep(std::time::Duration::MAX);
+            });
+            crate::yield_now();
+            DROPPED.load(Ordering::SeqCst)
+        };
+        let mut worker = Worker::start().unwrap();
+        assert_eq!(call(&mut worker, leaves, 0).unwrap(), 0);
+        assert_eq!(call(&mut worker, leaves, 0).unwrap(), 1);
+    }
+
+    #[test]
+    fn a_call_that_is_left_in_the_middle_ends_the_worker() {
+        let sleeps = |n| {
+            crate::sleep(std::time::Duration::MAX);
+            n
+        };
+        let mut worker = Worker::start().unwrap();
+        let process = Arc::clone(worker.process());
+        let caller = crate::spawn(move || call(&mut worker, sleeps, 1));
+        crate::yield_now();
+        caller.kill_wait();
+        let status = process.wait(Patience::Forever).unwrap().unwrap();
+        use std::os::unix::process::ExitStatusExt;
+        assert_eq!(status.signal(), Some(libc::SIGKILL));
     }
 }

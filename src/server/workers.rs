@@ -143,10 +143,12 @@ impl WorkersBuilder {
             restarts: AtomicU64::new(0),
         });
         let first = Arc::new(Queue::unbounded());
-        std::thread::Builder::new().name("workers".to_owned()).spawn({
-            let (shared, first) = (Arc::clone(&shared), Arc::clone(&first));
-            move || look_after(&shared, &first)
-        })?;
+        std::thread::Builder::new()
+            .name("workers".to_owned())
+            .spawn({
+                let (shared, first) = (Arc::clone(&shared), Arc::clone(&first));
+                move || look_after(&shared, &first)
+            })?;
         let server = Workers { shared, port };
         for _ in 0..self.processes {
             match first.get() {
@@ -470,4 +472,3 @@ fn start_server(plan: &Plan) -> io::Result<StreamServer> {
     server.start()?;
     Ok(server)
 }
-

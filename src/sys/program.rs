@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_function_is_found_again_by_its_offset() {
-        let address = a_function_is_found_again_by_its_offset as usize;
+        let address = a_function_is_found_again_by_its_offset as *const () as usize;
         let offset = program().offset_of(address).unwrap();
         assert_eq!(program().address_of(offset), Some(address));
         assert!(program().contains(address) && program().fingerprint() != 0);
@@ -272,7 +272,7 @@ mod tests {
     fn data_and_functions_of_libraries_are_none_of_the_executables_code() {
         static DATA: [u64; 64] = [0; 64];
         assert_eq!(program().offset_of(DATA.as_ptr() as usize), None);
-        let elsewhere = libc::dladdr as usize;
+        let elsewhere = libc::dladdr as *const () as usize;
         assert_eq!(program().offset_of(elsewhere), None);
         let library = library_of(elsewhere).unwrap();
         assert!(library.to_string_lossy().contains("lib"), "{library:?}");
