@@ -270,16 +270,13 @@ fn workers_end_when_the_process_does() {
     let finished = run_alone("workers_end_when_the_process_does", || {
         let pool = ProcessPoolExecutor::with_workers(1).unwrap();
         let (_job, pid, end) = running_job(&pool);
-        println!("worker {pid}");
+        println!("the worker is {pid}");
         std::mem::forget((pool, end));
         std::process::exit(0);
     });
     let Some(finished) = finished else { return };
-    let text = finished
-        .stdout
-        .lines()
-        .find_map(|line| line.strip_prefix("worker "));
-    let pid: i32 = text.unwrap().parse().unwrap();
+    let (_, pid) = finished.stdout.split_once("the worker is ").unwrap();
+    let pid: i32 = pid.lines().next().unwrap().parse().unwrap();
     let _watchdog = watchdog();
     // SAFETY: signal 0 asks whether the process is there.
     while unsafe { libc::kill(pid, 0) } == 0 {

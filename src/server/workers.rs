@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::{FIRST_PAUSE, LONGEST_PAUSE, StreamServer};
+use crate::hub::Patience;
 use crate::net::{ReservedPort, TcpListener, TcpStream, ToSocketAddrs, UnixStream};
 use crate::process::{Function, Process, Request, Worker};
 use crate::queue::Queue;
@@ -390,6 +391,9 @@ fn run_one(
         }
         call.join()
     });
+    // It has no more to do, and leaves.
+    worker.finish();
+    let _ = worker.process().wait(Patience::Forever);
     lock(&shared.slots[at]).take();
     let reply = match answer {
         Ok(Ok(reply)) => reply,
