@@ -122,6 +122,8 @@ pub mod hub;
 #[cfg(feature = "monkey")]
 pub mod monkey;
 pub mod net;
+#[cfg(feature = "process")]
+pub mod process;
 pub mod queue;
 pub mod server;
 pub mod signal;

@@ -60,11 +60,17 @@ thread_local! {
     static WORKER_OF: Cell<u64> = const { Cell::new(0) };
 }
 
+/// A job in the queue.
 type Queued = Arc<dyn Runnable + Send + Sync>;
 
-struct Crew {
+/// The threads of an executor, and what they have to do.
+pub(super) struct Crew {
     number: u64,
+    /// What its threads are called, with a number.
+    name: &'static str,
     most: usize,
+    /// What each thread does last.
+    at_end: fn(),
     generation: u32,
     state: Mutex<State>,
     work: Condvar,
@@ -108,25 +114,8 @@ impl ThreadPoolExecutor {
     }
 
     fn of(most: usize) -> ThreadPoolExecutor {
-        static NUMBER: AtomicU64 = AtomicU64::new(1);
-        fork::watch();
         ThreadPoolExecutor {
-            crew: Arc::new(Crew {
-                number: NUMBER.fetch_add(1, Ordering::Relaxed),
-                most,
-                generation: fork::generation(),
-                state: Mutex::new(State {
-                    queue: VecDeque::new(),
-                    threads: 0,
-                    sleeping: 0,
-                    idle: Vec::new(),
-                    shut_down: false,
-                    handles: Vec::new(),
-                    waiting: Vec::new(),
-                    waits: 0,
-                }),
-                work: Condvar::new(),
-            }),
+            crew: Crew::new("worker", most, || {}),
         }
     }
 
@@ -141,32 +130,13 @@ impl ThreadPoolExecutor {
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        let crew = &self.crew;
-        if crew.is_the_parents() {
-            return Err(SubmitError::Shutdown(f));
-        }
-        let mut state = crew.lock();
-        if state.shut_down {
-            drop(state);
-            return Err(SubmitError::Shutdown(f));
-        }
-        let somebody_sleeps = state.sleeping > state.queue.len();
-        if !somebody_sleeps && state.threads < crew.most {
-            if let Err(error) = crew.start_thread(&mut state) {
-                if state.threads == 0 {
-                    drop(state);
-                    return Err(SubmitError::NoWorker { job: f, error });
-                }
-            }
-        }
+        let place = match self.crew.reserve() {
+            Ok(place) => place,
+            Err(refusal) => return Err(refusal.of(f)),
+        };
         let body: Box<dyn FnOnce() -> T + Send> = Box::new(f);
-        let job: Job<T> = Job::new(body, Home(crew.number));
-        state.queue.push_back(job.core());
-        state.balance();
-        drop(state);
-        if somebody_sleeps {
-            crew.work.notify_one();
-        }
+        let job: Job<T> = Job::new(body, place.home());
+        place.take(job.core());
         Ok(job)
     }
 
@@ -206,27 +176,13 @@ impl ThreadPoolExecutor {
     /// It may be called again, from any thread. A job that calls it on its own
     /// executor does not wait, for it would wait for itself.
     pub fn shutdown(&self, wait: bool) {
-        let crew = &self.crew;
-        if crew.is_the_parents() {
-            return;
-        }
-        crew.lock().shut_down = true;
-        crew.work.notify_all();
-        if !wait || WORKER_OF.get() == crew.number {
-            return;
-        }
-        crew.wait_for_the_end();
-        let handles = std::mem::take(&mut crew.lock().handles);
-        for handle in handles {
-            // It has left its last function, and catches what jobs throw.
-            let _ = handle.join();
-        }
+        self.crew.shutdown(wait);
     }
 
     /// At most so many jobs run at a time.
     #[must_use]
     pub fn workers(&self) -> usize {
-        self.crew.most
+        self.crew.most()
     }
 }
 
@@ -251,7 +207,113 @@ impl fmt::Debug for ThreadPoolExecutor {
     }
 }
 
+/// Why there is no place for a job.
+pub(super) enum Refusal {
+    Shutdown,
+    NoWorker(std::io::Error),
+}
+
+impl Refusal {
+    pub(super) fn of<F>(self, job: F) -> SubmitError<F> {
+        match self {
+            Refusal::Shutdown => SubmitError::Shutdown(job),
+            Refusal::NoWorker(error) => SubmitError::NoWorker { job, error },
+        }
+    }
+}
+
+/// A place at the end of a crew's queue.
+pub(super) struct Place<'a> {
+    crew: &'a Crew,
+    state: MutexGuard<'a, State>,
+    somebody_sleeps: bool,
+}
+
+impl Place<'_> {
+    pub(super) fn home(&self) -> Home {
+        Home(self.crew.number)
+    }
+
+    pub(super) fn take(mut self, job: Queued) {
+        self.state.queue.push_back(job);
+        self.state.balance();
+        drop(self.state);
+        if self.somebody_sleeps {
+            self.crew.work.notify_one();
+        }
+    }
+}
+
 impl Crew {
+    pub(super) fn new(name: &'static str, most: usize, at_end: fn()) -> Arc<Crew> {
+        static NUMBER: AtomicU64 = AtomicU64::new(1);
+        fork::watch();
+        Arc::new(Crew {
+            number: NUMBER.fetch_add(1, Ordering::Relaxed),
+            name,
+            most,
+            at_end,
+            generation: fork::generation(),
+            state: Mutex::new(State {
+                queue: VecDeque::new(),
+                threads: 0,
+                sleeping: 0,
+                idle: Vec::new(),
+                shut_down: false,
+                handles: Vec::new(),
+                waiting: Vec::new(),
+                waits: 0,
+            }),
+            work: Condvar::new(),
+        })
+    }
+
+    pub(super) fn most(&self) -> usize {
+        self.most
+    }
+
+    /// Keeps a place for a job, and sees to it that there is somebody to do it.
+    pub(super) fn reserve(self: &Arc<Crew>) -> Result<Place<'_>, Refusal> {
+        if self.is_the_parents() {
+            return Err(Refusal::Shutdown);
+        }
+        let mut state = self.lock();
+        if state.shut_down {
+            return Err(Refusal::Shutdown);
+        }
+        let somebody_sleeps = state.sleeping > state.queue.len();
+        if !somebody_sleeps && state.threads < self.most {
+            if let Err(error) = self.start_thread(&mut state) {
+                if state.threads == 0 {
+                    return Err(Refusal::NoWorker(error));
+                }
+            }
+        }
+        Ok(Place {
+            crew: self,
+            state,
+            somebody_sleeps,
+        })
+    }
+
+    /// See [`ThreadPoolExecutor::shutdown`].
+    pub(super) fn shutdown(&self, wait: bool) {
+        if self.is_the_parents() {
+            return;
+        }
+        self.lock().shut_down = true;
+        self.work.notify_all();
+        if !wait || WORKER_OF.get() == self.number {
+            return;
+        }
+        self.wait_for_the_end();
+        let handles = std::mem::take(&mut self.lock().handles);
+        for handle in handles {
+            // It has left its last function, and catches what jobs throw.
+            let _ = handle.join();
+        }
+    }
+
     /// Its lock may have been held by a thread that is not here.
     fn is_the_parents(&self) -> bool {
         self.generation != fork::generation()
@@ -265,7 +327,7 @@ impl Crew {
     fn start_thread(self: &Arc<Crew>, state: &mut State) -> std::io::Result<()> {
         let crew = Arc::clone(self);
         let handle = std::thread::Builder::new()
-            .name(format!("worker-{}", state.threads))
+            .name(format!("{}-{}", self.name, state.threads))
             .spawn(move || crew.work())?;
         state.threads += 1;
         state.handles.push(handle);
@@ -274,7 +336,15 @@ impl Crew {
 
     /// The life of a worker.
     fn work(&self) {
+        /// However the thread is left.
+        struct AtEnd(fn());
+        impl Drop for AtEnd {
+            fn drop(&mut self) {
+                (self.0)();
+            }
+        }
         WORKER_OF.set(self.number);
+        let _at_end = AtEnd(self.at_end);
         let mut to_tell = Vec::new();
         while let Some(job) = self.next_job(to_tell) {
             let (wakers, interrupt) = job.run();
