@@ -106,6 +106,9 @@
 //! (where it differs from gevent, and why) and `architecture.md` (how it works
 //! inside). `examples` has whole programs.
 
+// Without `monkey`, some of what it stands on in `hub` has no user.
+#![cfg_attr(not(feature = "monkey"), allow(dead_code, unused_imports))]
+
 #[cfg(not(all(
     target_os = "linux",
     target_env = "gnu",
