@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # What the scripts in servers/ share; to be sourced by them.
 #
 # Each of them installs what is missing, runs the server itself, on a free port of

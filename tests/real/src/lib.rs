@@ -170,10 +170,15 @@ pub fn pattern(number: usize, length: usize) -> Vec<u8> {
 /// Long enough for all the others to get so far too.
 pub const WHILE: Duration = Duration::from_millis(50);
 
-/// Whether it is the page that `.ci/servers/nginx` has nginx serve.
-pub fn is_the_page(body: &[u8]) -> bool {
+/// The page that `.ci/servers/nginx` has nginx serve.
+pub fn the_page() -> Vec<u8> {
     let lines = (1..=4000).map(|line| format!("{line:05}\n"));
-    body == lines.collect::<String>().as_bytes()
+    lines.collect::<String>().into_bytes()
+}
+
+/// Whether it is that page.
+pub fn is_the_page(body: &[u8]) -> bool {
+    body == the_page()
 }
 
 /// A certificate that has signed itself, and its key, both as PEM.
@@ -191,6 +196,14 @@ impl Certificate {
             certificate: made.cert.pem(),
             key: made.signing_key.serialize_pem(),
         }
+    }
+
+    /// For servers that show it.
+    #[cfg(feature = "native")]
+    pub fn acceptor(&self) -> native_tls::TlsAcceptor {
+        let (certificate, key) = (self.certificate.as_bytes(), self.key.as_bytes());
+        let identity = native_tls::Identity::from_pkcs8(certificate, key);
+        native_tls::TlsAcceptor::new(identity.expect("it is PEM")).expect("OpenSSL takes it")
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::TcpStream;
 
 use greenlet_real::{Certificate, LENGTHS, echo, overlap, pattern, run, serve};
-use native_tls::{HandshakeError, Identity, TlsAcceptor, TlsConnector};
+use native_tls::{HandshakeError, TlsConnector};
 
 fn main() {
     run(&[
@@ -17,18 +17,12 @@ fn main() {
     ]);
 }
 
-fn acceptor(made: &Certificate) -> TlsAcceptor {
-    let pem = |text: &str| text.as_bytes().to_vec();
-    let identity = Identity::from_pkcs8(&pem(&made.certificate), &pem(&made.key)).unwrap();
-    TlsAcceptor::new(identity).unwrap()
-}
-
 fn bytes_come_back_encrypted() {
     let made = Certificate::for_localhost();
     let root = native_tls::Certificate::from_pem(made.certificate.as_bytes()).unwrap();
     let mut connector = TlsConnector::builder();
     let connector = connector.add_root_certificate(root).build().unwrap();
-    let acceptor = acceptor(&made);
+    let acceptor = made.acceptor();
     let server = serve(move |stream: TcpStream| -> io::Result<()> {
         let mut stream = acceptor.accept(stream).map_err(io::Error::other)?;
         echo(&mut stream)?;
@@ -57,7 +51,7 @@ fn bytes_come_back_encrypted() {
 /// ("unexpected EOF" then), but everyone fails, and hears from its own connection
 /// what is wrong with the certificate.
 fn who_does_not_trust_gets_an_error() {
-    let acceptor = acceptor(&Certificate::for_localhost());
+    let acceptor = Certificate::for_localhost().acceptor();
     let server = serve(move |stream: TcpStream| -> io::Result<()> {
         // The client turns away, and that is an error here.
         assert!(acceptor.accept(stream).is_err());

@@ -13,6 +13,14 @@ fn main() {
             ("what_is_in_a_pipeline_is_answered_in_order", &pipelines),
             ("all_wait_for_an_item_at_once", &all_wait_at_once),
             ("a_read_timeout_ends_a_wait", &a_read_timeout_ends_a_wait),
+            (
+                "the_killed_get_an_error_and_disconnect",
+                &the_killed_get_an_error,
+            ),
+            (
+                "greenlets_timeout_ends_a_wait",
+                &greenlets_timeout_ends_a_wait,
+            ),
             ("a_subscriber_hears_a_publisher", &a_subscriber_hears),
         ],
     );
@@ -31,6 +39,7 @@ fn wait_for_all(flight: &Flight) {
 }
 
 fn values_are_set_and_got(address: &str) {
+    let () = connect(address).set("count", 0).unwrap();
     overlap(|number, flight| {
         let mut connection = flight.during(|| connect(address));
         let key = format!("value:{number}");
@@ -53,6 +62,7 @@ fn pipelines(address: &str) {
     overlap(|number, flight| {
         let mut connection = connect(address);
         let mut pipeline = redis::pipe();
+        pipeline.del(format!("list:{number}")).ignore();
         for item in 0..50 {
             pipeline.rpush(format!("list:{number}"), item).ignore();
         }
@@ -90,6 +100,48 @@ fn a_read_timeout_ends_a_wait(address: &str) {
         let wait = || connection.blpop(format!("nothing:{number}"), 0.0);
         let waited: redis::RedisResult<(String, usize)> = flight.during(wait);
         assert!(waited.unwrap_err().is_timeout());
+    });
+}
+
+/// How many clients the server has, this one included.
+fn clients(connection: &mut Connection) -> usize {
+    let info: redis::InfoDict = redis::cmd("INFO").arg("clients").query(connection).unwrap();
+    info.get("connected_clients").unwrap()
+}
+
+fn the_killed_get_an_error(address: &str) {
+    let mut connection = connect(address);
+    let before = clients(&mut connection);
+    let all: Vec<_> = (0..GREENLETS)
+        .map(|number| {
+            let mut connection = connect(address);
+            greenlet::spawn(move || -> redis::RedisResult<usize> {
+                let (_, item) =
+                    connection.blpop::<_, (String, usize)>(format!("no:{number}"), 0.0)?;
+                Ok(item)
+            })
+        })
+        .collect();
+    greenlet::yield_now();
+    assert_eq!(clients(&mut connection), before + GREENLETS);
+    all.iter().for_each(|greenlet| greenlet.kill());
+    for result in greenlet::joinall(all) {
+        // It ended by itself, with what its call of `recv` had answered.
+        let error = result.unwrap().unwrap_err();
+        assert!(error.is_io_error(), "{error}");
+    }
+    while clients(&mut connection) > before {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn greenlets_timeout_ends_a_wait(address: &str) {
+    overlap(|number, flight| {
+        let mut connection = connect(address);
+        flight.meet();
+        let wait = || connection.blpop::<_, (String, usize)>(format!("no:{number}"), 0.0);
+        let ended = flight.during(|| greenlet::timeout(WHILE, wait));
+        assert!(ended.unwrap().unwrap_err().is_timeout());
     });
 }
 
