@@ -129,6 +129,33 @@ fn a_slot_is_free_after_a_panic_and_after_a_kill_and_unstarted() {
     assert_eq!(pool.free_count(), 1);
 }
 
+/// G149: a panic that cannot be printed costs no slot either.
+#[test]
+fn a_slot_is_free_after_a_panic_that_nobody_can_print() {
+    let name = "a_slot_is_free_after_a_panic_that_nobody_can_print";
+    let Some(finished) = common::run_alone(name, || {
+        let mut pipe = [0; 2];
+        // SAFETY: the kernel writes two descriptors, which are ours; the standard
+        // error stream becomes a pipe that nobody reads.
+        unsafe {
+            assert_eq!(libc::pipe(pipe.as_mut_ptr()), 0);
+            libc::dup2(pipe[1], libc::STDERR_FILENO);
+            libc::close(pipe[0]);
+            libc::close(pipe[1]);
+        }
+        let pool = Pool::new(1);
+        for _ in 0..3 {
+            let member = pool.spawn(|| panic!("unheard")).unwrap();
+            assert!(member.join().unwrap_err().is_panic());
+            assert_eq!(pool.free_count(), 1);
+        }
+    }) else {
+        return;
+    };
+    finished.succeeded();
+    finished.did_not_say("unheard");
+}
+
 /// Killed in each state of its wait, also when the slot is its own already.
 #[test]
 fn a_killed_waiter_loses_no_slot_and_nobody_is_skipped() {
@@ -399,6 +426,25 @@ fn input_that_blocks_ends_cleanly() {
     let got: Vec<u32> = pool.imap(|n| n, slow()).map(Result::unwrap).collect();
     assert_eq!(got, [1, 2, 3, 4]);
     assert_eq!(pool.imap_unordered(|n| n, slow()).count(), 4);
+    assert_eq!(pool.free_count(), 2);
+}
+
+/// G145: the items come from a queue, and end when it is shut down.
+#[test]
+fn input_from_a_queue_ends_cleanly() {
+    let _watchdog = watchdog();
+    let pool = Pool::new(2);
+    let queue = Rc::new(greenlet::queue::Queue::bounded(1));
+    let putter = spawn({
+        let queue = Rc::clone(&queue);
+        move || {
+            (0..20).for_each(|n: u32| queue.put(n).unwrap());
+            queue.shutdown();
+        }
+    });
+    let squares = pool.imap(|n| n * n, queue.iter()).map(Result::unwrap);
+    assert!(squares.eq((0..20).map(|n| n * n)));
+    putter.join().unwrap();
     assert_eq!(pool.free_count(), 2);
 }
 
