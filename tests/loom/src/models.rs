@@ -14,7 +14,7 @@ use super::{Hub, with_hub};
 /// Runs a model through all interleavings with at most three preemptions: the
 /// larger models have no end without a bound, and bugs that need more than
 /// three are not known in practice. `LOOM_MAX_PREEMPTIONS` sets another one.
-fn check(model: impl Fn() + Send + Sync + 'static) {
+pub(super) fn check(model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(3));
     builder.check(model);
