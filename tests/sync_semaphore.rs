@@ -101,6 +101,34 @@ fn a_permit_that_nobody_can_release_is_a_deadlock() {
     });
 }
 
+/// A hub that has just been called takes its caller to be there, for a while.
+#[test]
+fn a_deadlock_is_told_though_another_thread_has_just_called() {
+    let name = "a_deadlock_is_told_though_another_thread_has_just_called";
+    alone(name, || {
+        let code = fork(|| {
+            let semaphore = Arc::new(Semaphore::new(0));
+            let waits = Arc::new(Event::new());
+            let caller = std::thread::spawn({
+                let (semaphore, waits) = (semaphore.clone(), waits.clone());
+                move || {
+                    waits.wait();
+                    sleep(MS);
+                    semaphore.release();
+                }
+            });
+            waits.set();
+            // The hub sleeps here, and is called.
+            semaphore.acquire().forget();
+            caller.join().unwrap();
+            let acquire = std::panic::AssertUnwindSafe(|| semaphore.acquire().forget());
+            let payload = std::panic::catch_unwind(acquire).unwrap_err();
+            i32::from(!payload.is::<Deadlock>())
+        });
+        assert_eq!(code, 0);
+    });
+}
+
 /// G133: nobody owns a permit.
 #[test]
 fn a_bounded_semaphore_is_released_by_whoever_likes() {

@@ -126,6 +126,8 @@ pub(crate) struct Hub {
     /// Waits that only another thread could end, and waits on the outside.
     shared_waits: Cell<isize>,
     external_waits: Cell<isize>,
+    /// Another thread has called since it was last asked whether there is one.
+    called: Cell<bool>,
     /// I/O operations until a greenlet that never has to wait yields.
     io_budget: Cell<u32>,
     /// Retired greenlets since stacks were last looked through.
@@ -234,6 +236,7 @@ impl Hub {
             reactor: RefCell::new(None),
             shared: RefCell::new(HubShared::new(number)),
             shared_waits: Cell::new(0),
+            called: Cell::new(false),
             external_waits: Cell::new(0),
             io_budget: Cell::new(io::BUDGET),
             retired: Cell::new(0),
