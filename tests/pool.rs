@@ -6,6 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
+use common::stress::Random;
 use common::{Log, MS, alone, fork, quiet_panics, watchdog};
 use greenlet::error::{Deadlock, JoinError, PoolFull};
 use greenlet::{JoinHandle, Pool, sleep, spawn, timeout, yield_now};
@@ -494,19 +495,7 @@ fn join_timeout_tells_whether_the_pool_is_empty() {
 #[test]
 fn nothing_is_lost_and_nothing_overfilled_whatever_is_killed() {
     let _watchdog = watchdog();
-    let seed = u64::from(std::process::id());
-    println!("seed {seed}");
-    let random = {
-        let state = Cell::new(seed | 1);
-        move |below: u64| {
-            let mut x = state.get();
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
-            state.set(x);
-            x % below
-        }
-    };
+    let mut random = Random::seeded("Pool");
     let pool = Rc::new(Pool::new(3));
     let running = Rc::new(Cell::new(0usize));
     let spawned = Rc::new(RefCell::new(Vec::<JoinHandle<()>>::new()));
@@ -515,7 +504,7 @@ fn nothing_is_lost_and_nothing_overfilled_whatever_is_killed() {
             .map(|_| {
                 let (pool, running) = (Rc::clone(&pool), Rc::clone(&running));
                 let spawned = Rc::clone(&spawned);
-                let (limit, nap) = (random(3), random(40));
+                let (limit, nap) = (random.below(3), random.micros(40));
                 spawn(move || {
                     let member = move || {
                         struct Leave(Rc<Cell<usize>>);
@@ -527,7 +516,7 @@ fn nothing_is_lost_and_nothing_overfilled_whatever_is_killed() {
                         running.set(running.get() + 1);
                         assert!(running.get() <= 3);
                         let _leave = Leave(running);
-                        sleep(Duration::from_micros(nap));
+                        sleep(nap);
                     };
                     let handle = match limit {
                         0 => pool.try_spawn(member).ok(),
@@ -538,8 +527,8 @@ fn nothing_is_lost_and_nothing_overfilled_whatever_is_killed() {
                 })
             })
             .collect();
-        sleep(Duration::from_micros(random(60)));
-        spawners[random(6) as usize].kill();
+        sleep(random.micros(60));
+        spawners[random.below(6)].kill();
         if let Some(handle) = spawned.borrow_mut().pop() {
             handle.kill();
         }

@@ -10,6 +10,8 @@ use std::rc::Rc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+pub mod stress;
+
 /// How long a test may take before it counts as hanging.
 const LIMIT: Duration = Duration::from_secs(60);
 /// Set in a process that was started by `in_subprocess`.
