@@ -414,3 +414,20 @@ pub struct OverReleased {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("only the greenlet that has the lock can release it")]
 pub struct NotOwner;
+
+/// Why [`patch_all`](crate::monkey::patch_all) has patched nothing.
+#[cfg(feature = "monkey")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum PatchError {
+    /// The program's calls of this function do not reach this crate: it is not in
+    /// the program itself, but in a library that was loaded into somebody else's.
+    #[error(
+        "calls of `{symbol}` do not reach greenlet, for the symbols of the program come first: only a \
+         program that has the crate linked into itself can be patched, no plug-in of another"
+    )]
+    NotInterposed {
+        /// The first function that is not ours.
+        symbol: &'static str,
+    },
+}

@@ -119,6 +119,8 @@ compile_error!(
 pub mod error;
 pub mod executor;
 pub mod hub;
+#[cfg(feature = "monkey")]
+pub mod monkey;
 pub mod net;
 pub mod queue;
 pub mod server;

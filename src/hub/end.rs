@@ -205,6 +205,7 @@ fn after_fork() {
     // Closes this process's copies of the others, and changes nothing in the
     // epoll set, which is the parent's.
     drop(hub.reactor.take());
+    hub.arms_foreign.set(false);
     hub.shared_waits.set(0);
     hub.called.set(false);
     hub.external_waits.set(0);

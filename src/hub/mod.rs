@@ -33,6 +33,8 @@
 //! | `timers`, `reactor`, `inbox` | what wakes a hub: the clock, descriptors, other threads |
 //! | `switch` | explicit switches, and the values they carry |
 //! | `io` | "try, else park until ready", for every descriptor |
+//! | `foreign` | the same for descriptors that nobody keeps an account of |
+//! | `quiet` | waits that end with an error where others unwind |
 //! | `monitor` | a state that several threads change and wait for: what `sync` stands on |
 //! | `exclusive` | a value that one greenlet at a time may change |
 //! | `gate` | what many wait for together, woken in batches |
@@ -43,12 +45,14 @@
 mod cell;
 mod end;
 mod exclusive;
+mod foreign;
 mod gate;
 mod inbox;
 mod interrupt;
 mod io;
 mod monitor;
 mod parker;
+mod quiet;
 mod reactor;
 mod report;
 mod run;
@@ -81,11 +85,13 @@ use crate::sys::{clock, thread_end};
 pub(crate) use self::cell::{Ended, Handle};
 pub use self::end::shutdown;
 pub(crate) use self::exclusive::{Exclusive, Owned, park_releasing};
+pub(crate) use self::foreign::{Interest, closing, closing_range};
 pub(crate) use self::gate::Gate;
 pub(crate) use self::interrupt::{TimeoutFrame, check_interrupts, kill, throw_kill};
 pub(crate) use self::io::{Io, Patience};
 pub(crate) use self::monitor::{Guard, Guarded, Monitor, Ready, Wait, interrupted};
 pub use self::parker::{Parker, Unparker};
+pub(crate) use self::quiet::{Quiet, passing};
 pub(crate) use self::reactor::Direction;
 pub(crate) use self::report::panic_deadlock;
 pub use self::report::report;
@@ -128,6 +134,8 @@ pub(crate) struct Hub {
     external_waits: Cell<isize>,
     /// Another thread has called since it was last asked whether there is one.
     called: Cell<bool>,
+    /// It is among those that are told when a foreign descriptor is closed.
+    arms_foreign: Cell<bool>,
     /// I/O operations until a greenlet that never has to wait yields.
     io_budget: Cell<u32>,
     /// Retired greenlets since stacks were last looked through.
@@ -238,6 +246,7 @@ impl Hub {
             shared_waits: Cell::new(0),
             called: Cell::new(false),
             external_waits: Cell::new(0),
+            arms_foreign: Cell::new(false),
             io_budget: Cell::new(io::BUDGET),
             retired: Cell::new(0),
             watched: Cell::new(false),

@@ -30,7 +30,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use super::Hub;
 use super::inbox::Wake;
 use super::shared::HubShared;
-use super::wait::WaitQueue;
+use super::wait::{Reason, WaitQueue};
 use crate::sys::clock;
 use crate::sys::timerfd::TimerFd;
 
@@ -47,6 +47,34 @@ const RETRY: Duration = Duration::from_millis(10);
 pub(crate) enum Direction {
     Read,
     Write,
+}
+
+impl Direction {
+    /// What a greenlet waits for, for the report.
+    pub(super) fn reason(self, fd: RawFd) -> Reason {
+        let verb = match self {
+            Direction::Read => "reading from descriptor",
+            Direction::Write => "writing to descriptor",
+        };
+        Reason::with(verb, fd as u64)
+    }
+}
+
+/// The owner of the registrations of descriptors that nobody keeps an account of.
+pub(super) const NOBODY: u64 = 0;
+
+fn token(generation: u32, index: usize) -> Token {
+    Token((generation as usize) << 32 | index)
+}
+
+fn interest(read: bool, write: bool) -> Interest {
+    let reading = Interest::READABLE | Interest::PRIORITY;
+    match (read, write) {
+        (true, true) => reading | Interest::WRITABLE,
+        (false, true) => Interest::WRITABLE,
+        // Errors and hang-ups are reported whatever is asked for.
+        (_, false) => reading,
+    }
 }
 
 /// What the reactor knows of one direction.
@@ -105,11 +133,17 @@ pub(super) struct Source {
     /// Whose registration this is: see `Io`.
     owner: u64,
     generation: u32,
+    /// It was taken out: the descriptor is closed, or about to be.
+    gone: Cell<bool>,
     read: Side,
     write: Side,
 }
 
 impl Source {
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.get()
+    }
+
     pub(super) fn side(&self, direction: Direction) -> &Side {
         match direction {
             Direction::Read => &self.read,
@@ -118,6 +152,7 @@ impl Source {
     }
 
     fn wake_everybody(&self) {
+        self.gone.set(true);
         self.read.ready(true);
         self.write.ready(true);
     }
@@ -164,11 +199,15 @@ impl Reactor {
         (source.owner == owner).then_some(source)
     }
 
-    fn register(&mut self, fd: RawFd, owner: u64) -> io::Result<Rc<Source>> {
+    fn register(
+        &mut self,
+        fd: RawFd,
+        owner: u64,
+        interest: Interest,
+    ) -> io::Result<Rc<Source>> {
         let index = usize::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
         self.generation = self.generation.wrapping_add(1);
-        let token = Token((self.generation as usize) << 32 | index);
-        let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
+        let token = token(self.generation, index);
         match self
             .poll
             .registry()
@@ -185,6 +224,7 @@ impl Reactor {
         let source = Rc::new(Source {
             owner,
             generation: self.generation,
+            gone: Cell::new(false),
             read: Side::new(),
             write: Side::new(),
         });
@@ -196,6 +236,43 @@ impl Reactor {
             None => self.registered += 1,
         }
         Ok(source)
+    }
+
+    /// Sees to it that the descriptor which has this number *now* is registered,
+    /// and that what it is ready for is reported anew.
+    ///
+    /// Of a descriptor without an owner nobody tells when it is closed, so the
+    /// record may be that of another one. The kernel knows: it finds what was
+    /// registered by the number and by what is open behind it.
+    ///
+    /// It asks for no more than is waited for: most descriptors can be written
+    /// to at any time, and would make an event of it at each call.
+    fn arm(&mut self, fd: RawFd, read: bool, write: bool) -> io::Result<Rc<Source>> {
+        let known = usize::try_from(fd)
+            .ok()
+            .and_then(|index| self.sources.get(index)?.clone());
+        let Some(source) = known else {
+            return self.register(fd, NOBODY, interest(read, write));
+        };
+        let all = source.owner != NOBODY;
+        let interest = interest(
+            all || read || !source.read.waiters.is_empty(),
+            all || write || !source.write.waiters.is_empty(),
+        );
+        let token = token(source.generation, fd as usize);
+        let registry = self.poll.registry();
+        match registry.reregister(&mut SourceFd(&fd), token, interest) {
+            Ok(()) => Ok(source),
+            Err(error) => {
+                self.sources[fd as usize] = None;
+                self.registered -= 1;
+                source.wake_everybody();
+                if error.kind() != io::ErrorKind::NotFound {
+                    return Err(error);
+                }
+                self.register(fd, NOBODY, interest)
+            }
+        }
     }
 
     fn deregister(&mut self, fd: RawFd, owner: u64) {
@@ -291,7 +368,16 @@ impl Hub {
     pub(super) fn register_source(&self, fd: RawFd, owner: u64) -> io::Result<Rc<Source>> {
         self.ensure_reactor()?;
         match self.reactor.borrow_mut().as_mut() {
-            Some(reactor) => reactor.register(fd, owner),
+            Some(reactor) => reactor.register(fd, owner, interest(true, true)),
+            None => unreachable!("a reactor was just made"),
+        }
+    }
+
+    /// Has the reactor report when a descriptor without an owner is ready.
+    pub(super) fn arm_source(&self, fd: RawFd, read: bool, write: bool) -> io::Result<Rc<Source>> {
+        self.ensure_reactor()?;
+        match self.reactor.borrow_mut().as_mut() {
+            Some(reactor) => reactor.arm(fd, read, write),
             None => unreachable!("a reactor was just made"),
         }
     }

@@ -21,6 +21,7 @@ use super::{Hub, TimerTarget, interrupt, report};
 use crate::coroutine::Suspender;
 use crate::sys::clock;
 use crate::sys::panics::PanicCount;
+use crate::sys::pass::PassThrough;
 
 /// Turns between two looks at the clock. A prime, so that it does not fall
 /// into step with a program's own rounds.
@@ -140,6 +141,7 @@ impl Hub {
     /// this hub's greenlets could end it, there is no way on.
     fn block_thread(&self, task: TaskPtr) {
         while task.state.get() != State::Runnable {
+            let pass = PassThrough::enter();
             self.look_around();
             if task.state.get() == State::Runnable {
                 break;
@@ -153,6 +155,7 @@ impl Hub {
                 continue;
             }
             self.sleep_in_reactor(None);
+            drop(pass);
         }
         // It goes on now; others that became ready keep their order.
         self.queue.move_first(task);
@@ -247,6 +250,7 @@ impl Hub {
     #[cold]
     #[inline(never)]
     pub(super) fn look_from_within(&self) {
+        let _pass = PassThrough::enter();
         self.ticks.set(TURNS_PER_LOOK);
         self.take_in_inbox();
         let now = clock::now_ns();
@@ -270,6 +274,7 @@ impl Hub {
     #[cold]
     #[inline(never)]
     fn idle(&self) {
+        let _pass = PassThrough::enter();
         self.look_around();
         if self.queue.first().is_some() {
             return;

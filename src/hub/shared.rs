@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::inbox::{Inbox, Message};
 use crate::sys::fork;
+use crate::sys::pass::PassThrough;
 
 /// Lives as long as the last waiter or `Unparker` that may refer to it, which
 /// can be longer than the hub itself.
@@ -50,6 +51,7 @@ impl HubShared {
     /// Hands a wake-up to the hub. Without effect once it is closed.
     pub(crate) fn push(&self, (key, token): (u64, u32)) {
         if !self.is_closed() {
+            let _pass = PassThrough::enter();
             self.inbox.push(Message { key, token });
         }
     }
@@ -57,6 +59,7 @@ impl HubShared {
     /// Leaves a note that a descriptor was closed. The hub finds it when it
     /// meets a message for a greenlet that does not exist.
     pub(crate) fn push_retired(&self, fd: RawFd, owner: u64) {
+        let _pass = PassThrough::enter();
         self.retired().push((fd, owner));
         self.push((NOBODY, 0));
     }

@@ -72,6 +72,9 @@ pub(crate) struct VTable {
     pub(crate) run: unsafe fn(TaskPtr),
     /// Destroys and frees the block. No reference to it may be left.
     pub(crate) destroy: unsafe fn(TaskPtr),
+    /// Stores that it was killed, as the result of a body that is given up in
+    /// the middle and never resumed.
+    pub(crate) give_up: unsafe fn(TaskPtr),
 }
 
 /// What few tasks have, kept apart so that the rest stay small.
@@ -156,6 +159,13 @@ pub(crate) struct Task {
     pub(crate) detached: Cell<bool>,
     /// `extra` is there.
     pub(crate) has_extra: Cell<bool>,
+    /// A scope waits for its end, and for nothing less: see `Hub::abandon`.
+    pub(crate) scoped: Cell<bool>,
+    /// So many calls in a row have been answered with an error only because it
+    /// is to end, or to leave a `timeout`: see `quiet`.
+    pub(crate) refusals: Cell<u8>,
+    /// It asked that its blocking calls block the thread, so many times over.
+    pub(crate) passing: Cell<u32>,
     /// Counts this task's waits, so that a late wake-up is recognised.
     pub(crate) token: Cell<u32>,
     /// The wait in progress; null while it does not wait.
@@ -192,6 +202,7 @@ impl Task {
     /// Clears bits of `interrupts`.
     pub(crate) fn clear_interrupt(&self, bits: u8) {
         self.interrupts.set(self.interrupts.get() & !bits);
+        self.refusals.set(0);
     }
 
     /// Whether this is its thread's main greenlet.

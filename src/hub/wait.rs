@@ -606,6 +606,19 @@ pub(crate) fn wait_any(
     kind: Kind,
     deadline: Option<u64>,
 ) -> Woken {
+    match park_any(places, reason, kind, deadline) {
+        Some(woken) => woken,
+        None => interrupt::throw(Hub::get()),
+    }
+}
+
+/// As `wait_any`, and None where that would unwind.
+pub(crate) fn park_any(
+    places: &[&dyn Place],
+    reason: Reason,
+    kind: Kind,
+    deadline: Option<u64>,
+) -> Option<Woken> {
     let hub = Hub::get();
     let waiter = Waiter::new(hub, reason, kind, true);
     let nodes: Vec<Node> = (0..places.len() as u32)
@@ -624,9 +637,8 @@ pub(crate) fn wait_any(
             if told != index {
                 places[index as usize].carry_on();
             }
-            Woken::Answered(index)
+            Some(Woken::Answered(index))
         }
-        Some(woken) => woken,
-        None => interrupt::throw(hub),
+        other => other,
     }
 }

@@ -6,6 +6,7 @@ pub(crate) mod fork;
 pub(crate) mod helpers;
 pub(crate) mod os;
 pub(crate) mod panics;
+pub(crate) mod pass;
 pub(crate) mod signal;
 pub(crate) mod socket;
 pub(crate) mod text;

@@ -14,6 +14,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::OnceLock;
 
+use super::pass::PassThrough;
+
 /// Where the word is, relative to the thread pointer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PanicCount {
@@ -30,6 +32,8 @@ impl PanicCount {
     pub(crate) fn get() -> Option<PanicCount> {
         static FOUND: OnceLock<Option<PanicCount>> = OnceLock::new();
         *FOUND.get_or_init(|| {
+            // Whoever asks may be unwinding, and is not to be parked here.
+            let _pass = PassThrough::enter();
             let off = std::env::var_os("GREENLET_PANIC_COUNT").is_some_and(|value| value == "off");
             if off || cfg!(panic = "abort") {
                 return None;
@@ -67,6 +71,22 @@ impl PanicCount {
     pub(crate) fn restore(self, saved: Saved) {
         // SAFETY: as in `take`.
         unsafe { self.address().write_volatile(saved.0) };
+    }
+
+    /// Whether the calling thread, which panics, may be in its panic hook.
+    ///
+    /// std marks this in a `bool` right behind the count, and aborts a process
+    /// in which a thread panics that bears the mark: nobody else of the thread
+    /// may run meanwhile. Where the count was not found the answer is yes.
+    pub(crate) fn in_hook() -> bool {
+        let Some(count) = PanicCount::get() else {
+            return true;
+        };
+        let mark = count.address().wrapping_add(1).cast::<u8>();
+        // SAFETY: `LOCAL_PANIC_COUNT` is a `Cell<(usize, bool)>`. Should that
+        // change, the byte is another one of the thread's static thread-locals,
+        // or of the thread's control block, which lies right behind them.
+        unsafe { mark.read_volatile() != 0 }
     }
 
     fn address(self) -> *mut usize {

@@ -1,0 +1,200 @@
+//! Waits that end with an error where others unwind: those of code that never
+//! heard of this crate, and that nothing may be thrown through.
+//!
+//! A kill or a timeout that is pending makes such a wait answer an error, and
+//! stays pending: it is thrown at the next blocking call of our own. Code that
+//! takes no notice of errors, as a loop over `incoming()`, would go round for
+//! ever, so
+//!
+//! ```text
+//!   refusal 1 … 100    one turn for everybody else, then the error
+//!   refusal 101        the greenlet is given up: it is never resumed, those who
+//!                      join it hear that it was killed, its stack is leaked
+//! ```
+//!
+//! Nothing on that stack is unwound, as if it had been forgotten, which safe code
+//! has to bear. A scope however promises to outlive its greenlets' frames, and
+//! the loop of a hub stands on its main greenlet's stack: these are refused on
+//! and on, and each time sleep a little.
+
+use std::time::Duration;
+
+use super::task::{self, KILL, State, TIMEOUT, TaskPtr};
+use super::wait::{self, Kind, Place, Reason, WaitQueue, Woken};
+use super::Hub;
+use crate::sys::os::Errno;
+use crate::sys::panics::PanicCount;
+use crate::sys::{clock, os, pass};
+
+/// So many calls in a row are refused before a greenlet is given up.
+const MOST_REFUSALS: u8 = 100;
+/// How long a greenlet sleeps that is refused and cannot be given up.
+const NAP: Duration = Duration::from_millis(1);
+
+/// How a wait has ended that does not unwind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Quiet {
+    Answered,
+    TimedOut,
+    /// The greenlet is to end, or to leave a `timeout`: this is the error.
+    Refused(Errno),
+}
+
+impl Hub {
+    /// This thread's hub, if a blocking call that is made right here may park
+    /// the greenlet that makes it.
+    ///
+    /// It may not where there is nobody else to run; where somebody asked for
+    /// that (see `sys::pass`, and `Task::passing`); when the thread is ending;
+    /// and in a panic hook, which std runs under a mark of the thread's.
+    #[inline(always)]
+    pub(crate) fn parking() -> Option<&'static Hub> {
+        let hub = Hub::try_current()?;
+        (!pass::is_set() && hub.may_park()).then_some(hub)
+    }
+
+    #[inline]
+    fn may_park(&self) -> bool {
+        if self.closing || self.current().passing.get() != 0 {
+            return false;
+        }
+        if std::thread::panicking() && PanicCount::in_hook() {
+            return false;
+        }
+        // A timer may be that of a `timeout`, which is to end the call.
+        let others = |tasks: usize, timers: usize| tasks > 1 || timers > 0;
+        match (self.tasks.try_borrow(), self.timers.try_borrow()) {
+            (Ok(tasks), Ok(timers)) => others(tasks.len(), timers.len()),
+            _ => false,
+        }
+    }
+
+    /// To be asked before a call does anything: the error that it has to answer
+    /// instead, if the greenlet is to end or to leave a `timeout`. Others have
+    /// had a turn then.
+    #[inline]
+    pub(crate) fn refusal(&self) -> Option<Errno> {
+        if self.current().interrupts.get() & (KILL | TIMEOUT) == 0 || std::thread::panicking() {
+            return None;
+        }
+        Some(self.refuse())
+    }
+
+    /// One operation on a descriptor more: now and then somebody else's turn.
+    #[inline]
+    pub(crate) fn spend_operation(&self) {
+        self.count_operation();
+    }
+
+    #[cold]
+    fn refuse(&self) -> Errno {
+        let task = self.current();
+        let error = match task.interrupts.get() & KILL {
+            0 => libc::ETIMEDOUT,
+            _ => libc::ECANCELED,
+        };
+        let refusals = task.refusals.get().saturating_add(1);
+        task.refusals.set(refusals);
+        if refusals <= MOST_REFUSALS {
+            self.suspend_runnable(task);
+        } else if task == self.main() || task.scoped.get() || task.unwinding.get() {
+            let wait = Reason::new("being refused");
+            let deadline = clock::deadline_after(NAP);
+            let nobody = WaitQueue::new();
+            nobody.park(wait, Kind::External, Some(deadline), false);
+        } else {
+            self.abandon(task);
+        }
+        error
+    }
+
+    /// Gives up the current greenlet, which does not end. Never returns.
+    fn abandon(&self, task: TaskPtr) -> ! {
+        // Destructors are not run for it; those of its variables neither.
+        if task.has_extra.get() {
+            task.with_extra(|extra| std::mem::forget(std::mem::take(&mut extra.locals)));
+        }
+        // SAFETY: the body has begun, for it called us, and is not resumed.
+        unsafe { (task.vtable.give_up)(task) };
+        task::finish(task);
+        self.tasks.borrow_mut().remove(task.key.get());
+        // The hub's reference is not given back: the block is leaked with the
+        // stack, whose frames refer to it.
+        loop {
+            self.suspend(State::Lost);
+        }
+    }
+
+    /// Parks the current greenlet in a queue, where it is taken care of errno
+    /// and nothing is thrown.
+    pub(crate) fn park_quietly(
+        &self,
+        queue: &WaitQueue,
+        reason: Reason,
+        kind: Kind,
+        deadline: Option<u64>,
+    ) -> Quiet {
+        self.quietly(kind, |kind| queue.park(reason, kind, deadline, true))
+    }
+
+    /// As `park_quietly`, in several places at once.
+    pub(crate) fn park_quietly_in(
+        &self,
+        places: &[&dyn Place],
+        reason: Reason,
+        kind: Kind,
+        deadline: Option<u64>,
+    ) -> Quiet {
+        self.quietly(kind, |kind| wait::park_any(places, reason, kind, deadline))
+    }
+
+    /// Lets time pass.
+    pub(crate) fn sleep_quietly(&self, deadline: u64) -> Quiet {
+        let nobody = WaitQueue::new();
+        self.park_quietly(
+            &nobody,
+            Reason::new("sleeping"),
+            Kind::External,
+            Some(deadline),
+        )
+    }
+
+    /// Lets everybody who is runnable go first, and throws nothing.
+    pub(crate) fn yield_quietly(&self) {
+        let saved = os::errno();
+        self.suspend_runnable(self.current());
+        os::set_errno(saved);
+    }
+
+    /// Others run while a call waits, and errno is the thread's.
+    pub(super) fn quietly(&self, kind: Kind, mut park: impl FnMut(Kind) -> Option<Woken>) -> Quiet {
+        let saved = os::errno();
+        let mut kind = kind;
+        let ended = loop {
+            match park(kind) {
+                Some(Woken::Answered(_)) => break Quiet::Answered,
+                Some(Woken::TimedOut) => break Quiet::TimedOut,
+                // It has been reported, and there is no way to say it here.
+                Some(Woken::Deadlock) => kind = Kind::External,
+                None => break Quiet::Refused(self.refuse()),
+            }
+        };
+        os::set_errno(saved);
+        ended
+    }
+}
+
+/// Has blocking calls of the current greenlet block the thread while `f` runs.
+pub(crate) fn passing<R>(f: impl FnOnce() -> R) -> R {
+    /// Counts down however `f` is left.
+    struct Leave(TaskPtr);
+    impl Drop for Leave {
+        fn drop(&mut self) {
+            self.0.passing.set(self.0.passing.get() - 1);
+        }
+    }
+    let task = Hub::get().current();
+    task.passing.set(task.passing.get() + 1);
+    let _leave = Leave(task);
+    f()
+}

@@ -1,0 +1,310 @@
+//! `read` and `write` and their kin: on sockets, pipes, terminals and the rest.
+//!
+//! ```text
+//!   read ─▶ recv, without waiting ── ENOTSOCK ─▶ what is it?
+//!             │                                   disk: read
+//!             ▼                                   other: preadv2(RWF_NOWAIT)
+//!           answer, or park                         │         │ EOPNOTSUPP
+//!                                                   ▼         ▼
+//!                                            answer, or park  poll, then read
+//! ```
+//!
+//! A terminal knows no way to be read without waiting, nor does a named pipe. They
+//! are asked whether there is something, and then read: with two readers the second
+//! may block the thread.
+//!
+//! Standard output and standard error never park. Their lock in std is one of the
+//! thread's, and a second greenlet would be let in.
+
+use std::ffi::{c_int, c_void};
+use std::os::fd::RawFd;
+use std::ptr;
+
+use libc::{iovec, size_t, ssize_t};
+
+use super::entry::{Answer, Part, hub, interposed, is_on, operation, raw};
+use super::kernel;
+use super::slices::Slices;
+use super::{receive, send};
+use crate::hub::{Direction, Hub};
+use crate::sys::os::Errno;
+
+/// After it says that there is room, so much can be written without waiting:
+/// to a pipe, as POSIX has it, and to a terminal in practice.
+const ROOM: usize = 256;
+
+interposed! {
+    Sockets;
+
+    /// Reads; parks while there is nothing, except of files.
+    fn read(fd: c_int, buffer: *mut c_void, len: size_t) -> ssize_t {
+        let answer = match hub(Part::Sockets) {
+            // SAFETY: the caller's promise.
+            Some(hub) if len > 0 => unsafe { read_parking(hub, fd, buffer, len) },
+            // SAFETY: as above.
+            _ => unsafe { raw!(libc::SYS_read, fd, buffer, len) },
+        };
+        answer.answer()
+    }
+
+    /// Reads into several buffers; parks while there is nothing, except of files.
+    fn readv(fd: c_int, slices: *const iovec, count: c_int) -> ssize_t {
+        let answer = match hub(Part::Sockets) {
+            // SAFETY: the caller's promise.
+            Some(hub) => unsafe { readv_parking(hub, fd, slices, count) },
+            // SAFETY: as above.
+            None => unsafe { raw!(libc::SYS_readv, fd, slices, count) },
+        };
+        answer.answer()
+    }
+
+    /// Writes all; parks while there is no room, except to files, 1 and 2.
+    fn write(fd: c_int, buffer: *const c_void, len: size_t) -> ssize_t {
+        let answer = match hub(Part::Sockets) {
+            // SAFETY: the caller's promise.
+            Some(hub) if len > 0 && !is_standard(fd) => unsafe {
+                write_parking(hub, fd, buffer, len)
+            },
+            // SAFETY: as above.
+            _ => unsafe { raw!(libc::SYS_write, fd, buffer, len) },
+        };
+        answer.answer()
+    }
+
+    /// Writes several buffers; parks while there is no room, except to files, 1 and 2.
+    fn writev(fd: c_int, slices: *const iovec, count: c_int) -> ssize_t {
+        let answer = match hub(Part::Sockets) {
+            // SAFETY: the caller's promise.
+            Some(hub) if !is_standard(fd) => unsafe { writev_parking(hub, fd, slices, count) },
+            // SAFETY: as above.
+            _ => unsafe { raw!(libc::SYS_writev, fd, slices, count) },
+        };
+        answer.answer()
+    }
+
+    /// As `read`; aborts if the buffer is too small.
+    #[cfg(not(target_feature = "crt-static"))]
+    fn __read_chk(fd: c_int, buffer: *mut c_void, len: size_t, room: size_t) -> ssize_t {
+        super::checked::room_for(len, room);
+        // SAFETY: the caller's promise.
+        unsafe { read(fd, buffer, len) }
+    }
+}
+
+/// Standard output or standard error.
+fn is_standard(fd: RawFd) -> bool {
+    fd == libc::STDOUT_FILENO || fd == libc::STDERR_FILENO
+}
+
+/// Whether what is behind the descriptor can be waited for.
+fn may_wait(fd: RawFd) -> Result<bool, Errno> {
+    Ok(is_on(Part::Files) && !kernel::is_on_disk(fd)?)
+}
+
+/// # Safety
+/// As for `read`.
+unsafe fn read_parking(
+    hub: &Hub,
+    fd: RawFd,
+    buffer: *mut c_void,
+    len: size_t,
+) -> Result<usize, Errno> {
+    // A refusal is for what may wait: files are read on.
+    let refused = operation(hub);
+    if refused.is_ok() {
+        let null = ptr::null_mut();
+        // SAFETY: the caller's promise; no address is asked for.
+        let received =
+            unsafe { receive::receive_parking(hub, fd, buffer, len, 0, null, ptr::null_mut()) };
+        if received != Err(libc::ENOTSOCK) {
+            return received;
+        }
+    }
+    let mut one = iovec {
+        iov_base: buffer,
+        iov_len: len,
+    };
+    // SAFETY: as above.
+    unsafe { unsocketed_read(hub, fd, &raw mut one, 1, refused) }
+}
+
+/// # Safety
+/// As for `readv`.
+unsafe fn readv_parking(
+    hub: &Hub,
+    fd: RawFd,
+    slices: *const iovec,
+    count: c_int,
+) -> Result<usize, Errno> {
+    let refused = operation(hub);
+    if refused.is_ok() && count > 0 {
+        // SAFETY: the caller's promise. No field but the buffers is set.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_iov = slices.cast_mut();
+        message.msg_iovlen = count as _;
+        // SAFETY: as above.
+        let received = unsafe { receive::message_parking(hub, fd, &raw mut message, 0) };
+        if received != Err(libc::ENOTSOCK) {
+            return received;
+        }
+    }
+    // SAFETY: as above.
+    unsafe { unsocketed_read(hub, fd, slices, count, refused) }
+}
+
+/// Reads what is no socket.
+///
+/// # Safety
+/// As for `readv`.
+unsafe fn unsocketed_read(
+    hub: &Hub,
+    fd: RawFd,
+    slices: *const iovec,
+    count: c_int,
+    refused: Result<(), Errno>,
+) -> Result<usize, Errno> {
+    // SAFETY: the caller's promise.
+    let plain = || unsafe { raw!(libc::SYS_readv, fd, slices, count) };
+    if !may_wait(fd)? {
+        return plain();
+    }
+    refused?;
+    let wanted = libc::POLLIN;
+    let attempt = || {
+        // SAFETY: as above.
+        match unsafe {
+            raw!(libc::SYS_preadv2, fd, slices, count, -1i64, -1i64, libc::RWF_NOWAIT)
+        } {
+            Err(libc::EOPNOTSUPP) => match kernel::ready_for(fd, wanted) {
+                0 => Err(libc::EAGAIN),
+                _ => plain(),
+            },
+            answer => answer,
+        }
+    };
+    match hub.until_ready(fd, Direction::Read, || kernel::patience(fd, None), attempt) {
+        // It cannot be waited for: it is always ready.
+        Err(libc::EPERM) => plain(),
+        answer => answer,
+    }
+}
+
+/// # Safety
+/// As for `write`.
+unsafe fn write_parking(
+    hub: &Hub,
+    fd: RawFd,
+    buffer: *const c_void,
+    len: size_t,
+) -> Result<usize, Errno> {
+    let refused = operation(hub);
+    if refused.is_ok() {
+        // SAFETY: the caller's promise.
+        let sent = unsafe { send::transmit_parking(hub, fd, buffer, len, 0, ptr::null(), 0) };
+        if sent != Err(libc::ENOTSOCK) {
+            return sent;
+        }
+    }
+    let one = iovec {
+        iov_base: buffer.cast_mut(),
+        iov_len: len,
+    };
+    // SAFETY: as above.
+    unsafe { unsocketed_write(hub, fd, &raw const one, 1, refused) }
+}
+
+/// # Safety
+/// As for `writev`.
+unsafe fn writev_parking(
+    hub: &Hub,
+    fd: RawFd,
+    slices: *const iovec,
+    count: c_int,
+) -> Result<usize, Errno> {
+    let refused = operation(hub);
+    if refused.is_ok() && count > 0 {
+        // SAFETY: no field but the buffers is set.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_iov = slices.cast_mut();
+        message.msg_iovlen = count as _;
+        // SAFETY: the caller's promise.
+        let sent = unsafe { send::message_parking(hub, fd, &raw const message, 0) };
+        if sent != Err(libc::ENOTSOCK) {
+            return sent;
+        }
+    }
+    // SAFETY: as above.
+    unsafe { unsocketed_write(hub, fd, slices, count, refused) }
+}
+
+/// Writes to what is no socket.
+///
+/// # Safety
+/// As for `writev`.
+unsafe fn unsocketed_write(
+    hub: &Hub,
+    fd: RawFd,
+    slices: *const iovec,
+    count: c_int,
+    refused: Result<(), Errno>,
+) -> Result<usize, Errno> {
+    // SAFETY: the caller's promise.
+    let plain = || unsafe { raw!(libc::SYS_writev, fd, slices, count) };
+    if !may_wait(fd)? {
+        return plain();
+    }
+    refused?;
+    // SAFETY: as above.
+    let first = hub.until_ready(
+        fd,
+        Direction::Write,
+        || kernel::patience(fd, None),
+        || unsafe { write_some(fd, slices, count) },
+    );
+    let mut written = match first {
+        Err(libc::EPERM) => return plain(),
+        first => first?,
+    };
+    if kernel::status_flags(fd)? & libc::O_NONBLOCK != 0 {
+        return Ok(written);
+    }
+    // SAFETY: the kernel has just read the array.
+    let mut all = unsafe { Slices::of_array(slices, count) };
+    while written < all.len() {
+        let rest = all.after(written);
+        let more = hub.until_ready(
+            fd,
+            Direction::Write,
+            || Ok(None),
+            // SAFETY: as above, of a part of it.
+            || unsafe { write_some(fd, rest.as_ptr(), rest.len() as c_int) },
+        );
+        match more {
+            Ok(n) => written += n,
+            Err(_) => break,
+        }
+    }
+    Ok(written)
+}
+
+/// Writes as much as there is room for, and EAGAIN if there is none.
+///
+/// # Safety
+/// As for `writev`.
+unsafe fn write_some(fd: RawFd, slices: *const iovec, count: c_int) -> Result<usize, Errno> {
+    // SAFETY: the caller's promise.
+    match unsafe { raw!(libc::SYS_pwritev2, fd, slices, count, -1i64, -1i64, libc::RWF_NOWAIT) } {
+        Err(libc::EOPNOTSUPP) => {}
+        answer => return answer,
+    }
+    if kernel::ready_for(fd, libc::POLLOUT) == 0 {
+        return Err(libc::EAGAIN);
+    }
+    // SAFETY: as above; a bad array has been answered with EFAULT before.
+    let mut all = unsafe { Slices::of_array(slices, count) };
+    let Some(first) = all.after(0).first() else {
+        return Ok(0);
+    };
+    // SAFETY: as above.
+    unsafe { raw!(libc::SYS_write, fd, first.iov_base, first.iov_len.min(ROOM)) }
+}

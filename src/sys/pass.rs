@@ -1,0 +1,43 @@
+//! The "pass through" flag: while it is set, the calls that the room `monkey`
+//! interposes go straight to the kernel on this thread.
+//!
+//! It is for code that must not be parked in the middle: the hub's own loop, and
+//! what stands under a lock or a borrow of a hub; signal handlers, which stand in
+//! the middle of anything; and the crate's own operations on descriptors, which
+//! have the waiting around them already.
+
+use std::cell::Cell;
+use std::marker::PhantomData;
+
+thread_local! {
+    /// How many guards there are. `const` and without a destructor, so that it
+    /// can be asked at any moment of a thread's life, in signal handlers too.
+    static DEPTH: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Whether calls pass through.
+#[inline(always)]
+pub(crate) fn is_set() -> bool {
+    DEPTH.get() != 0
+}
+
+/// Has calls pass through until it is dropped. A greenlet that holds one must
+/// not switch: the flag is the thread's.
+#[must_use]
+pub(crate) struct PassThrough(PhantomData<*const ()>);
+
+impl PassThrough {
+    #[inline(always)]
+    pub(crate) fn enter() -> PassThrough {
+        DEPTH.set(DEPTH.get().wrapping_add(1));
+        PassThrough(PhantomData)
+    }
+}
+
+impl Drop for PassThrough {
+    #[inline(always)]
+    fn drop(&mut self) {
+        DEPTH.set(DEPTH.get().wrapping_sub(1));
+    }
+}
+
