@@ -7,21 +7,12 @@ use std::cmp::Reverse;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use common::{Log, MS, alone, watchdog};
+use common::{Log, MS, alone, watchdog, with};
 use greenlet::queue::error::{
     GetError, GetTimeoutError, PutError, PutTimeoutError, TaskDoneError, TryGetError, TryPutError,
 };
 use greenlet::queue::{Channel, LifoQueue, PriorityQueue, Queue};
-use greenlet::{JoinHandle, spawn, yield_now};
-
-/// Spawns a greenlet that shares the queue.
-fn with<Q: 'static, R: 'static>(
-    queue: &Rc<Q>,
-    body: impl FnOnce(&Q) -> R + 'static,
-) -> JoinHandle<R> {
-    let queue = Rc::clone(queue);
-    spawn(move || body(&queue))
-}
+use greenlet::{spawn, yield_now};
 
 /// N12
 #[test]

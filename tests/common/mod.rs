@@ -280,6 +280,15 @@ pub fn panic_count_is_off() -> bool {
     std::env::var_os("GREENLET_PANIC_COUNT").is_some_and(|value| value == "off")
 }
 
+/// Spawns a greenlet that shares this with the caller.
+pub fn with<Q: 'static, R: 'static>(
+    shared: &Rc<Q>,
+    body: impl FnOnce(&Q) -> R + 'static,
+) -> greenlet::JoinHandle<R> {
+    let shared = Rc::clone(shared);
+    greenlet::spawn(move || body(&shared))
+}
+
 /// Keeps the panic hook from printing what a test throws on purpose.
 pub fn quiet_panics() {
     use std::sync::Once;

@@ -215,15 +215,17 @@ fn a_gate_that_opens_lets_those_of_two_hubs_through() {
     });
 }
 
+fn open_close_and_open(gate: &Gate) {
+    gate.open();
+    gate.close();
+    gate.open();
+}
+
 #[test]
 fn nobody_is_left_behind_at_a_gate_that_opens_closes_and_opens() {
     check(|| {
         let gate = gate();
-        let other = on_thread(&gate, |gate| {
-            gate.open();
-            gate.close();
-            gate.open();
-        });
+        let other = on_thread(&gate, open_close_and_open);
         with_hub(|| {
             gate.wait(FOR_A_TIME);
             assert!(gate.wait(FOR_EVER).is_answered());
@@ -236,11 +238,7 @@ fn nobody_is_left_behind_at_a_gate_that_opens_closes_and_opens() {
 fn who_is_told_to_carry_on_does_so_and_the_next_opening_is_not_missed() {
     check(|| {
         let gate = gate();
-        let other = on_thread(&gate, |gate| {
-            gate.open();
-            gate.close();
-            gate.open();
-        });
+        let other = on_thread(&gate, open_close_and_open);
         with_hub(|| {
             // From afar one is woken, and the other place is what it carries on with.
             let woken = wait_any(&[&*gate, &*gate], REASON, Kind::Shared, None);
