@@ -146,7 +146,8 @@ fn threads_are_named_started_on_demand_and_gone_after_shutdown() {
             assert_eq!(threads(), before + 2);
             drop(jobs);
             pool.shutdown(true);
-            assert_eq!(threads(), before);
+            // The kernel lists a thread for a moment longer than it is waited for.
+            common::until(|| threads() == before);
         },
     );
 }

@@ -17,6 +17,23 @@ pub(crate) fn idle() -> usize {
     IDLE.load(Ordering::SeqCst)
 }
 
+/// Somebody who has nothing to do, until it is dropped: a thread that could wake
+/// nobody.
+pub(crate) struct IdleGuard(());
+
+impl IdleGuard {
+    pub(crate) fn new() -> IdleGuard {
+        IDLE.fetch_add(1, Ordering::SeqCst);
+        IdleGuard(())
+    }
+}
+
+impl Drop for IdleGuard {
+    fn drop(&mut self) {
+        IDLE.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// Threads do not come along into the child of a fork.
 pub(super) fn after_fork() {
     IDLE.store(0, Ordering::SeqCst);
@@ -35,10 +52,10 @@ pub(crate) struct State<J> {
     threads: usize,
     /// Threads that wait for `work`.
     sleeping: usize,
-    /// Those of them that have no job in sight. A thread that a job has been
-    /// queued for counts as busy before it wakes, or the job could be overlooked
-    /// by the deadlock detector.
-    idle: usize,
+    /// As many as there are sleeping threads without a job in sight. A thread that
+    /// a job has been queued for counts as busy before it wakes, or the job could
+    /// be overlooked by the deadlock detector.
+    idle: Vec<IdleGuard>,
     closed: bool,
 }
 
@@ -49,7 +66,7 @@ impl<J> Jobs<J> {
                 queue: VecDeque::new(),
                 threads: 0,
                 sleeping: 0,
-                idle: 0,
+                idle: Vec::new(),
                 closed: false,
             }),
             work: Condvar::new(),
@@ -164,12 +181,10 @@ impl<J> State<J> {
     }
 
     fn balance(&mut self) {
-        let before = self.idle;
-        self.idle = self.sleeping.saturating_sub(self.queue.len());
-        if self.idle > before {
-            IDLE.fetch_add(self.idle - before, Ordering::SeqCst);
-        } else if self.idle < before {
-            IDLE.fetch_sub(before - self.idle, Ordering::SeqCst);
+        let idle = self.sleeping.saturating_sub(self.queue.len());
+        self.idle.truncate(idle);
+        while self.idle.len() < idle {
+            self.idle.push(IdleGuard::new());
         }
     }
 }
