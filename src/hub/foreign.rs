@@ -24,7 +24,7 @@ use super::io::Io;
 use super::numbers::Numbers;
 use super::own::is_own;
 use super::quiet::Quiet;
-use super::reactor::LOST;
+use super::reactor::{ALL_CLOSED, LOST};
 use super::source::{Direction, Source};
 use super::wait::{Kind, Place, Reason};
 use crate::sys::clock;
@@ -174,10 +174,9 @@ impl Watch<'_> {
         let mut until = deadline;
         match self.arm() {
             Ok(()) => {}
-            // Whoever is asked will say that it is closed.
-            Err(libc::EBADF) => return Ok(Ended::Perhaps),
-            // The kernel has no room for more, or it is one of our own, or an epoll
-            // set that contains the hub's: it cannot be waited for.
+            // It has just been closed, which the next look tells; or the kernel has no
+            // room for more, or it is one of our own, or an epoll set that contains
+            // the hub's: it cannot be waited for.
             Err(_) => {
                 let soon = clock::now_ns() + LOOK_AGAIN;
                 until = Some(deadline.map_or(soon, |deadline| deadline.min(soon)));
@@ -211,7 +210,6 @@ impl Watch<'_> {
             match self.hub.arm_foreign(fd, wanted, round) {
                 Ok(source) => watched.source = Some(source),
                 Err(libc::EPERM) => watched.is_constant = true,
-                Err(libc::EBADF) => return Err(libc::EBADF),
                 Err(error) => trouble = Err(error),
             }
         }
@@ -296,6 +294,19 @@ fn lose(fd: RawFd) {
         Some(hub) if std::ptr::eq(hub.shared_ptr(), Arc::as_ptr(shared)) => hub.lose(fd),
         _ if !shared.is_closed() && shared.stands_on(fd) => shared.push_retired(fd, LOST),
         _ => {}
+    });
+    os::set_errno(saved);
+}
+
+/// Many descriptors were closed at once, those that have an owner among them, who
+/// knows nothing of it: everybody who waits for any of them is to try again.
+#[cold]
+pub(crate) fn all_look_again() {
+    let _pass = PassThrough::enter();
+    let saved = os::errno();
+    everywhere().for_each_hub(|shared| match Hub::try_current() {
+        Some(hub) if std::ptr::eq(hub.shared_ptr(), Arc::as_ptr(shared)) => hub.look_again(),
+        _ => shared.push_retired(-1, ALL_CLOSED),
     });
     os::set_errno(saved);
 }

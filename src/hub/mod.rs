@@ -92,7 +92,7 @@ pub(crate) use self::cell::{Ended, Handle};
 pub use self::end::shutdown;
 pub(crate) use self::exclusive::{Exclusive, Owned, park_releasing};
 pub(crate) use self::foreign::{
-    Ended as WatchEnded, Interest, closing, closing_range, replacing,
+    Ended as WatchEnded, Interest, all_look_again, closing, closing_range, replacing,
 };
 pub(crate) use self::gate::Gate;
 pub(crate) use self::interrupt::{TimeoutFrame, check_interrupts, kill, throw_kill};

@@ -36,6 +36,8 @@ use crate::sys::{clock, pass};
 
 /// Among the notes of what others have closed: it was one of the reactor's own.
 pub(super) const LOST: u64 = u64::MAX;
+/// And: who knows how many have been closed.
+pub(super) const ALL_CLOSED: u64 = u64::MAX - 1;
 
 const WAKER: Token = Token(usize::MAX);
 const TIMER: Token = Token(usize::MAX - 1);
@@ -387,6 +389,7 @@ impl Hub {
         for (fd, owner) in retired {
             match owner {
                 LOST => self.abandon_reactor(),
+                ALL_CLOSED => self.look_again(),
                 owner => self.deregister_source(fd, owner),
             }
         }
@@ -411,6 +414,17 @@ impl Hub {
         let reactor = self.reactor.borrow_mut().take();
         if let Some(reactor) = reactor {
             reactor.abandon(&self.shared.borrow());
+        }
+    }
+
+    /// Has everybody who waits for a descriptor try again, and register anew.
+    #[cold]
+    pub(super) fn look_again(&self) {
+        if let Some(reactor) = self.reactor.borrow_mut().as_mut() {
+            reactor.registered = 0;
+            for source in reactor.sources.drain(..).flatten() {
+                source.step_aside();
+            }
         }
     }
 

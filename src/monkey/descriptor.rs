@@ -70,7 +70,9 @@ interposed! {
         let answer = match closes && is_told() {
             true => {
                 hub::closing_range(first, last);
-                around_our_own(first, last, plain)
+                let answer = around_our_own(first, last, plain);
+                hub::all_look_again();
+                answer
             }
             false => plain(first, last),
         };
@@ -171,7 +173,7 @@ mod tests {
     #[test]
     fn a_range_is_closed_around_what_is_our_own() {
         // The hub of this thread gets its descriptors.
-        crate::sleep(std::time::Duration::from_micros(1));
+        crate::sleep(std::time::Duration::from_millis(1));
         let file = std::fs::File::open("/dev/null").unwrap();
         assert!(!hub::is_own(file.as_raw_fd()));
         let all: Vec<_> = hub::own_within(0, 10_000).map(|fd| fd as c_uint).collect();

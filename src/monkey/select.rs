@@ -299,6 +299,9 @@ impl Question {
             let any = self.kept.iter().fold(0, |any, set| any | set.get(at).unwrap_or(&0));
             (0..BITS).filter(move |bit| any >> bit & 1 != 0).map(move |bit| (at, bit))
         });
+        let count = self.count;
+        // The last word is read and written as a whole, but not looked at.
+        let fds = fds.filter(move |(at, bit)| ((at * BITS + bit) as RawFd) < count);
         fds.map(|(at, bit)| Interest {
             fd: (at * BITS + bit) as RawFd,
             wanted: self.kept.iter().zip(WANTED).fold(0, |all, (set, wanted)| {
