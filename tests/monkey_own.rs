@@ -91,7 +91,11 @@ fn is_survived(close_all: fn() -> c_int) {
     });
     let polling = greenlet::spawn(|| {
         let (a, b) = UnixStream::pair().unwrap();
-        let mut entry = pollfd { fd: a.as_raw_fd(), events: POLLIN, revents: 0 };
+        let mut entry = pollfd {
+            fd: a.as_raw_fd(),
+            events: POLLIN,
+            revents: 0,
+        };
         // SAFETY: a live variable.
         let n = unsafe { libc::poll(&mut entry, 1, -1) };
         std::mem::forget((a, b));
@@ -145,7 +149,11 @@ fn is_survived(close_all: fn() -> c_int) {
         greenlet::sleep(MS);
         b.write_all(b"x").unwrap();
     });
-    let mut entry = pollfd { fd: a.as_raw_fd(), events: POLLIN, revents: 0 };
+    let mut entry = pollfd {
+        fd: a.as_raw_fd(),
+        events: POLLIN,
+        revents: 0,
+    };
     // SAFETY: a live variable.
     assert_eq!(unsafe { libc::poll(&mut entry, 1, -1) }, 1);
     writing.join().unwrap();
@@ -171,7 +179,10 @@ fn a_hub_survives_a_loop_that_closes_each() {
         for fd in own() {
             // SAFETY: what is closed here is nobody's but the hub's, which does not let it be.
             assert_eq!(unsafe { libc::close(fd) }, -1);
-            assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(libc::EBADF));
+            assert_eq!(
+                std::io::Error::last_os_error().raw_os_error(),
+                Some(libc::EBADF)
+            );
         }
         assert_eq!(own(), after);
     });
@@ -264,7 +275,10 @@ fn the_hubs_descriptors_are_closed_by_exec() {
             let flags = unsafe { libc::fcntl(*fd, libc::F_GETFD) };
             assert_eq!(flags & libc::FD_CLOEXEC, libc::FD_CLOEXEC, "{fd}");
         }
-        let list = std::process::Command::new("ls").args(["-l", "/proc/self/fd"]).output().unwrap();
+        let list = std::process::Command::new("ls")
+            .args(["-l", "/proc/self/fd"])
+            .output()
+            .unwrap();
         let list = String::from_utf8(list.stdout).unwrap();
         assert!(list.contains(" 0 -> "), "{list}");
         for fd in &own {
@@ -283,11 +297,18 @@ fn polling_the_hubs_own_descriptors_does_no_harm() {
         let _beside = greenlet::spawn(|| greenlet::sleep(Duration::from_secs(50)));
         let mut all: Vec<_> = own()
             .into_iter()
-            .map(|fd| pollfd { fd, events: POLLPRI, revents: 0 })
+            .map(|fd| pollfd {
+                fd,
+                events: POLLPRI,
+                revents: 0,
+            })
             .collect();
         assert!(all.len() >= 3);
         // SAFETY: the array is live.
-        assert_eq!(unsafe { libc::poll(all.as_mut_ptr(), all.len() as _, 5) }, 0);
+        assert_eq!(
+            unsafe { libc::poll(all.as_mut_ptr(), all.len() as _, 5) },
+            0
+        );
         // The clock goes on, and other threads are heard.
         greenlet::sleep(MS);
         let event = Arc::new(Event::new());
@@ -319,26 +340,47 @@ fn threads_hubs_and_forks_end_with_epoll_patched() {
         let (a, _b) = UnixStream::pair().unwrap();
         greenlet::spawn(move || (&a).read(&mut [0]).is_err());
         greenlet::sleep(MS);
-        assert_eq!(fork(|| {
-            // A daemon's first deed; the parent's hub is of no use here.
-            // SAFETY: nothing of the test is used after it that would not say so.
-            unsafe { libc::close_range(3, u32::MAX, 0) };
-            if !own().is_empty() {
-                return 1;
-            }
-            let (a, mut b) = UnixStream::pair().unwrap();
-            greenlet::spawn(move || {
-                greenlet::sleep(MS);
-                b.write_all(b"x").unwrap();
-            });
-            let mut entry = pollfd { fd: a.as_raw_fd(), events: POLLIN, revents: 0 };
-            // SAFETY: a live variable.
-            let ready = unsafe { libc::poll(&mut entry, 1, 10_000) };
-            if ready == 1 { 7 } else { 2 }
-        }), 7);
+        assert_eq!(
+            fork(|| {
+                // A daemon's first deed; the parent's hub is of no use here.
+                // SAFETY: nothing of the test is used after it that would not say so.
+                unsafe { libc::close_range(3, u32::MAX, 0) };
+                if !own().is_empty() {
+                    return 1;
+                }
+                let (a, mut b) = UnixStream::pair().unwrap();
+                greenlet::spawn(move || {
+                    greenlet::sleep(MS);
+                    b.write_all(b"x").unwrap();
+                });
+                let mut entry = pollfd {
+                    fd: a.as_raw_fd(),
+                    events: POLLIN,
+                    revents: 0,
+                };
+                // SAFETY: a live variable.
+                let ready = unsafe { libc::poll(&mut entry, 1, 10_000) };
+                if ready == 1 { 7 } else { 2 }
+            }),
+            7
+        );
         assert_eq!(greenlet::hub::shutdown(), 0);
         let null = ptr::null_mut();
         // SAFETY: no pointers are given.
-        assert_eq!(unsafe { libc::select(0, null, null, null, &mut libc::timeval { tv_sec: 0, tv_usec: 1000 }) }, 0);
+        assert_eq!(
+            unsafe {
+                libc::select(
+                    0,
+                    null,
+                    null,
+                    null,
+                    &mut libc::timeval {
+                        tv_sec: 0,
+                        tv_usec: 1000,
+                    },
+                )
+            },
+            0
+        );
     });
 }

@@ -68,7 +68,11 @@ impl Drop for Ticker {
 
 fn entry(fd: RawFd, events: i16) -> pollfd {
     // What it says before is overwritten.
-    pollfd { fd, events, revents: -1 }
+    pollfd {
+        fd,
+        events,
+        revents: -1,
+    }
 }
 
 fn poll(fds: &mut [pollfd], timeout: c_int) -> Result<usize, c_int> {
@@ -96,7 +100,9 @@ fn set(fds: &[RawFd]) -> libc::fd_set {
 
 fn members(set: &libc::fd_set) -> Vec<RawFd> {
     // SAFETY: the numbers are within the set.
-    (0..1024).filter(|fd| unsafe { libc::FD_ISSET(*fd, set) }).collect()
+    (0..1024)
+        .filter(|fd| unsafe { libc::FD_ISSET(*fd, set) })
+        .collect()
 }
 
 fn select(
@@ -120,7 +126,10 @@ fn epoll_of(fd: RawFd, events: c_int) -> OwnedFd {
     // SAFETY: a new descriptor, and a live event.
     unsafe {
         let set = OwnedFd::from_raw_fd(libc::epoll_create1(libc::EPOLL_CLOEXEC));
-        let mut event = libc::epoll_event { events: events as u32, u64: 7 };
+        let mut event = libc::epoll_event {
+            events: events as u32,
+            u64: 7,
+        };
         let added = libc::epoll_ctl(set.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &mut event);
         assert_eq!(added, 0);
         set
@@ -167,7 +176,10 @@ fn polling_parks_until_a_descriptor_is_ready() {
         b.write_all(b"x").unwrap();
         std::mem::forget(b);
     });
-    let mut fds = [entry(idle.0.as_raw_fd(), POLLIN), entry(a.as_raw_fd(), POLLIN)];
+    let mut fds = [
+        entry(idle.0.as_raw_fd(), POLLIN),
+        entry(a.as_raw_fd(), POLLIN),
+    ];
     assert_eq!(poll(&mut fds, -1), Ok(1));
     assert_eq!(seen(&fds), [0, POLLIN]);
     ticker.has_acted();
@@ -182,7 +194,10 @@ fn a_poll_without_descriptors_is_a_sleep() {
     assert_eq!(poll(&mut [], 20), Ok(0));
     assert!(start.elapsed() >= 20 * MS && ticker.ticks() > 1);
     let before = ticker.ticks();
-    let mut time = timeval { tv_sec: 0, tv_usec: 10_000 };
+    let mut time = timeval {
+        tv_sec: 0,
+        tv_usec: 10_000,
+    };
     assert_eq!(select([None, None, None], Some(&mut time)), Ok(0));
     assert!(ticker.ticks() > before);
 }
@@ -195,9 +210,18 @@ fn a_poll_with_no_time_parks_nobody() {
     let (a, _b) = UnixStream::pair().unwrap();
     assert_eq!(poll(&mut [entry(a.as_raw_fd(), POLLIN)], 0), Ok(0));
     let mut readable = set(&[a.as_raw_fd()]);
-    let mut time = timeval { tv_sec: 0, tv_usec: 0 };
-    assert_eq!(select([Some(&mut readable), None, None], Some(&mut time)), Ok(0));
-    assert_eq!(epoll_wait(epoll_of(a.as_raw_fd(), libc::EPOLLIN).as_raw_fd(), 0), Ok(0));
+    let mut time = timeval {
+        tv_sec: 0,
+        tv_usec: 0,
+    };
+    assert_eq!(
+        select([Some(&mut readable), None, None], Some(&mut time)),
+        Ok(0)
+    );
+    assert_eq!(
+        epoll_wait(epoll_of(a.as_raw_fd(), libc::EPOLLIN).as_raw_fd(), 0),
+        Ok(0)
+    );
     assert_eq!(ticker.ticks(), 0);
 }
 
@@ -342,8 +366,14 @@ fn what_is_always_ready_is_waited_for_when_something_else_is_asked_for() {
     assert_eq!((seen(&fds), ticker.ticks()), (vec![POLLIN | POLLOUT], 0));
     assert_eq!(poll(&mut [entry(fd, POLLPRI), entry(fd, 0)], 10), Ok(0));
     let mut exceptional = set(&[fd]);
-    let mut time = timeval { tv_sec: 0, tv_usec: 10_000 };
-    assert_eq!(select([None, None, Some(&mut exceptional)], Some(&mut time)), Ok(0));
+    let mut time = timeval {
+        tv_sec: 0,
+        tv_usec: 10_000,
+    };
+    assert_eq!(
+        select([None, None, Some(&mut exceptional)], Some(&mut time)),
+        Ok(0)
+    );
     assert!(members(&exceptional).is_empty() && ticker.ticks() > 1);
 }
 
@@ -529,19 +559,34 @@ fn a_select_says_how_much_time_is_left_and_the_others_do_not() {
         b.write_all(b"x").unwrap();
         std::mem::forget(b);
     });
-    let mut time = timeval { tv_sec: 100, tv_usec: 0 };
+    let mut time = timeval {
+        tv_sec: 100,
+        tv_usec: 0,
+    };
     let mut readable = set(&[fd]);
     let start = Instant::now();
-    assert_eq!(select([Some(&mut readable), None, None], Some(&mut time)), Ok(1));
+    assert_eq!(
+        select([Some(&mut readable), None, None], Some(&mut time)),
+        Ok(1)
+    );
     let passed = start.elapsed();
     let left = Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000);
     assert!(left <= Duration::from_secs(100) - 4 * MS, "{left:?}");
-    assert!(left + passed >= Duration::from_secs(100) - MS, "{left:?} {passed:?}");
+    assert!(
+        left + passed >= Duration::from_secs(100) - MS,
+        "{left:?} {passed:?}"
+    );
     ticker.has_acted();
     let _ = (&a).read(&mut [0]);
 
-    let mut time = timeval { tv_sec: 0, tv_usec: 3000 };
-    assert_eq!(select([Some(&mut readable), None, None], Some(&mut time)), Ok(0));
+    let mut time = timeval {
+        tv_sec: 0,
+        tv_usec: 3000,
+    };
+    assert_eq!(
+        select([Some(&mut readable), None, None], Some(&mut time)),
+        Ok(0)
+    );
     assert_eq!((time.tv_sec, time.tv_usec), (0, 0));
     assert!(members(&readable).is_empty());
 
@@ -578,13 +623,22 @@ fn a_wait_with_the_mask_that_is_set_anyway_parks() {
     let mut event = libc::epoll_event { events: 0, u64: 0 };
     // SAFETY: all of them are live.
     unsafe {
-        assert_eq!(libc::ppoll(&mut entry(fd, POLLIN), 1, ptr::null(), &mask), 1);
+        assert_eq!(
+            libc::ppoll(&mut entry(fd, POLLIN), 1, ptr::null(), &mask),
+            1
+        );
         ticker.has_acted();
         let mut readable = self::set(&[fd]);
         let null = ptr::null_mut();
         let time = ptr::null();
-        assert_eq!(libc::pselect(fd + 1, &mut readable, null, null, time, &mask), 1);
-        assert_eq!(libc::epoll_pwait(set.as_raw_fd(), &mut event, 1, -1, &mask), 1);
+        assert_eq!(
+            libc::pselect(fd + 1, &mut readable, null, null, time, &mask),
+            1
+        );
+        assert_eq!(
+            libc::epoll_pwait(set.as_raw_fd(), &mut event, 1, -1, &mask),
+            1
+        );
     }
 }
 
@@ -608,15 +662,19 @@ fn a_wait_with_another_mask_is_the_kernels_and_a_signal_ends_it() {
         let mut event = libc::epoll_event { events: 0, u64: 0 };
         let short = timespec(5 * MS);
         let never = ptr::null::<timespec>();
-        for (time, is_sent, expected) in
-            [(&raw const short, false, Ok(0)), (never, true, Err(libc::EINTR))]
-        {
+        for (time, is_sent, expected) in [
+            (&raw const short, false, Ok(0)),
+            (never, true, Err(libc::EINTR)),
+        ] {
             let send = || match is_sent {
                 true => libc::pthread_kill(libc::pthread_self(), libc::SIGUSR1),
                 false => 0,
             };
             send();
-            assert_eq!(answer(libc::ppoll(&mut entry(fd, POLLIN), 1, time, &before)), expected);
+            assert_eq!(
+                answer(libc::ppoll(&mut entry(fd, POLLIN), 1, time, &before)),
+                expected
+            );
             send();
             let mut readable = self::set(&[fd]);
             let null = ptr::null_mut();
@@ -636,8 +694,11 @@ fn a_wait_with_another_mask_is_the_kernels_and_a_signal_ends_it() {
 fn an_epoll_set_is_waited_for() {
     let _watchdog = watchdog();
     patch();
-    for events in [libc::EPOLLIN, libc::EPOLLIN | libc::EPOLLET, libc::EPOLLIN | libc::EPOLLONESHOT]
-    {
+    for events in [
+        libc::EPOLLIN,
+        libc::EPOLLIN | libc::EPOLLET,
+        libc::EPOLLIN | libc::EPOLLONESHOT,
+    ] {
         let (a, mut b) = UnixStream::pair().unwrap();
         let set = epoll_of(a.as_raw_fd(), events);
         let fd = set.as_raw_fd();
@@ -691,13 +752,25 @@ fn a_set_may_be_larger_than_the_usual() {
     let null = ptr::null_mut();
     // SAFETY: the sets have as many bits as are asked about.
     unsafe {
-        assert_eq!(libc::select(6400, words.as_mut_ptr().cast(), null, null, null.cast()), 1);
+        assert_eq!(
+            libc::select(6400, words.as_mut_ptr().cast(), null, null, null.cast()),
+            1
+        );
         ticker.has_acted();
         let count = nobodys as c_int + 1;
-        assert_eq!(libc::select(count, far.as_mut_ptr().cast(), null, null, null.cast()), 1);
+        assert_eq!(
+            libc::select(count, far.as_mut_ptr().cast(), null, null, null.cast()),
+            1
+        );
         (&a).read_exact(&mut [0]).unwrap();
-        let mut time = timeval { tv_sec: 0, tv_usec: 5000 };
-        assert_eq!(libc::select(count, far.as_mut_ptr().cast(), null, null, &mut time), 0);
+        let mut time = timeval {
+            tv_sec: 0,
+            tv_usec: 5000,
+        };
+        assert_eq!(
+            libc::select(count, far.as_mut_ptr().cast(), null, null, &mut time),
+            0
+        );
         libc::close(high);
     }
     assert_eq!(words[high as usize / 64], 1 << (high % 64));
@@ -782,7 +855,10 @@ fn stds_command_output_parks() {
         .args(["-c", "sleep 0.05; echo out; echo err >&2"])
         .output()
         .unwrap();
-    assert_eq!((&output.stdout[..], &output.stderr[..]), (&b"out\n"[..], &b"err\n"[..]));
+    assert_eq!(
+        (&output.stdout[..], &output.stderr[..]),
+        (&b"out\n"[..], &b"err\n"[..])
+    );
     assert!(ticker.ticks() > 1);
 }
 
@@ -790,8 +866,19 @@ fn stds_command_output_parks() {
 fn the_second_names_are_ours() {
     patch();
     for name in [
-        "__poll", "__poll_chk", "__ppoll_chk", "__select", "__read", "__write", "__send",
-        "__connect", "__close", "__nanosleep", "epoll_wait", "epoll_pwait", "epoll_pwait2",
+        "__poll",
+        "__poll_chk",
+        "__ppoll_chk",
+        "__select",
+        "__read",
+        "__write",
+        "__send",
+        "__connect",
+        "__close",
+        "__nanosleep",
+        "epoll_wait",
+        "epoll_pwait",
+        "epoll_pwait2",
     ] {
         assert!(greenlet::monkey::is_patched(name), "{name}");
     }
@@ -805,7 +892,14 @@ fn c_function(test: &str, code: &str, name: &str) -> Option<*mut libc::c_void> {
     let (source, object) = (dir.join("code.c"), dir.join("code.so"));
     std::fs::write(&source, code).unwrap();
     let compiled = std::process::Command::new("cc")
-        .args(["-shared", "-fPIC", "-O2", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2", "-o"])
+        .args([
+            "-shared",
+            "-fPIC",
+            "-O2",
+            "-U_FORTIFY_SOURCE",
+            "-D_FORTIFY_SOURCE=2",
+            "-o",
+        ])
         .args([&object, &source])
         .status();
     let found = match compiled {

@@ -78,27 +78,42 @@ fn fill(fd: &impl AsRawFd) {
 
 impl Zoo {
     fn new() -> Zoo {
-        let mut zoo = Zoo { fds: Vec::new(), _open: Vec::new() };
+        let mut zoo = Zoo {
+            fds: Vec::new(),
+            _open: Vec::new(),
+        };
         let (empty, full) = (pipe(), pipe());
         fill(&full.1);
         let (no_writer, no_reader) = (pipe().0, pipe().1);
-        let (idle, ended, shut) =
-            (UnixStream::pair().unwrap(), UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+        let (idle, ended, shut) = (
+            UnixStream::pair().unwrap(),
+            UnixStream::pair().unwrap(),
+            UnixStream::pair().unwrap(),
+        );
         fill(&idle.0);
         drop(ended.1);
         shut.0.shutdown(std::net::Shutdown::Write).unwrap();
         (&shut.0).write_all(b"").unwrap();
         let datagram = UdpSocket::bind("127.0.0.1:0").unwrap();
         let waiting = UdpSocket::bind("127.0.0.1:0").unwrap();
-        datagram.send_to(b"x", waiting.local_addr().unwrap()).unwrap();
+        datagram
+            .send_to(b"x", waiting.local_addr().unwrap())
+            .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         // SAFETY: none of these has preconditions.
         let (counter, timer, set, fresh) = unsafe {
             (
                 owned(libc::eventfd(0, libc::EFD_CLOEXEC)),
-                owned(libc::timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_CLOEXEC)),
+                owned(libc::timerfd_create(
+                    libc::CLOCK_MONOTONIC,
+                    libc::TFD_CLOEXEC,
+                )),
                 owned(libc::epoll_create1(libc::EPOLL_CLOEXEC)),
-                owned(libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0)),
+                owned(libc::socket(
+                    libc::AF_INET,
+                    libc::SOCK_STREAM | libc::SOCK_CLOEXEC,
+                    0,
+                )),
             )
         };
         zoo.keep([empty.0, empty.1, full.0, full.1, no_writer, no_reader]);
@@ -107,7 +122,10 @@ impl Zoo {
         zoo.keep([listener]);
         zoo.keep([counter, timer, set, fresh]);
         zoo.keep([File::open(file!()).unwrap(), File::open("/").unwrap()]);
-        zoo.keep([File::open("/dev/null").unwrap(), File::open("/proc/self/mounts").unwrap()]);
+        zoo.keep([
+            File::open("/dev/null").unwrap(),
+            File::open("/proc/self/mounts").unwrap(),
+        ]);
         zoo
     }
 
@@ -149,7 +167,10 @@ fn beside_another(body: impl FnOnce()) {
 
 #[track_caller]
 fn same<T: PartialEq + Debug>(round: usize, patched: T, raw: T, arguments: impl Debug) {
-    assert_eq!(patched, raw, "round {round}: patched, raw, of {arguments:?}");
+    assert_eq!(
+        patched, raw,
+        "round {round}: patched, raw, of {arguments:?}"
+    );
 }
 
 const MASK: *const sigset_t = ptr::null();
@@ -173,12 +194,22 @@ fn poll_answers_as_the_system_call_does() {
             let of = |call: &dyn Fn(*mut pollfd, usize) -> c_long| {
                 let mut fds: Vec<_> = all
                     .iter()
-                    .map(|(fd, events)| pollfd { fd: *fd, events: *events, revents: 77 })
+                    .map(|(fd, events)| pollfd {
+                        fd: *fd,
+                        events: *events,
+                        revents: 77,
+                    })
                     .collect();
                 let answer = answer(call(fds.as_mut_ptr(), fds.len()));
-                (answer, fds.iter().map(|entry| entry.revents).collect::<Vec<_>>())
+                (
+                    answer,
+                    fds.iter().map(|entry| entry.revents).collect::<Vec<_>>(),
+                )
             };
-            let time = timespec { tv_sec: 0, tv_nsec: c_long::from(millis) * 1_000_000 };
+            let time = timespec {
+                tv_sec: 0,
+                tv_nsec: c_long::from(millis) * 1_000_000,
+            };
             // SAFETY: the arrays and times are live.
             let raw = of(&|fds, count| unsafe {
                 let mut time = time;
@@ -233,7 +264,10 @@ fn select_answers_as_the_system_call_does() {
                 });
                 (answer(call(pointers)), sets)
             };
-            let time = timespec { tv_sec: seconds, tv_nsec: micros * 1000 };
+            let time = timespec {
+                tv_sec: seconds,
+                tv_nsec: micros * 1000,
+            };
             // SAFETY: the sets have more bits than are asked about, and the times live.
             unsafe {
                 let raw = of(&|[r, w, e]| {
@@ -243,13 +277,20 @@ fn select_answers_as_the_system_call_does() {
                     libc::syscall(libc::SYS_pselect6, count, r, w, e, time, none.as_ptr())
                 });
                 let selected = of(&|[r, w, e]| {
-                    let mut time = timeval { tv_sec: seconds, tv_usec: micros };
+                    let mut time = timeval {
+                        tv_sec: seconds,
+                        tv_usec: micros,
+                    };
                     libc::select(count, r, w, e, &mut time).into()
                 });
-                let pselected =
-                    of(&|[r, w, e]| libc::pselect(count, r, w, e, &time, MASK).into());
+                let pselected = of(&|[r, w, e]| libc::pselect(count, r, w, e, &time, MASK).into());
                 let open: Vec<_> = sets.iter().map(|set| set.as_deref().map(members)).collect();
-                same(round, selected, raw.clone(), (count, &open, seconds, micros));
+                same(
+                    round,
+                    selected,
+                    raw.clone(),
+                    (count, &open, seconds, micros),
+                );
                 same(round, pselected, raw, (count, &open, seconds, micros));
             }
         }
@@ -257,7 +298,9 @@ fn select_answers_as_the_system_call_does() {
 }
 
 fn members(words: &[u64]) -> Vec<usize> {
-    (0..words.len() * 64).filter(|fd| words[fd / 64] >> (fd % 64) & 1 != 0).collect()
+    (0..words.len() * 64)
+        .filter(|fd| words[fd / 64] >> (fd % 64) & 1 != 0)
+        .collect()
 }
 
 #[test]
@@ -270,7 +313,10 @@ fn epoll_wait_answers_as_the_system_call_does() {
             for _ in 0..random.below(5) {
                 let events = random.of(&[libc::EPOLLIN, libc::EPOLLOUT, libc::EPOLLPRI, 0]) as u32;
                 let fd = zoo.any(&mut random, true);
-                let mut event = epoll_event { events, u64: fd as u64 };
+                let mut event = epoll_event {
+                    events,
+                    u64: fd as u64,
+                };
                 // SAFETY: the event is live; what is no good is refused.
                 unsafe { libc::epoll_ctl(set.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &mut event) };
             }
@@ -288,7 +334,10 @@ fn epoll_wait_answers_as_the_system_call_does() {
                 seen.sort_unstable();
                 (answer, (most > 1).then_some(seen))
             };
-            let time = timespec { tv_sec: 0, tv_nsec: c_long::from(millis) * 1_000_000 };
+            let time = timespec {
+                tv_sec: 0,
+                tv_nsec: c_long::from(millis) * 1_000_000,
+            };
             // SAFETY: there is room for as many events as are asked for.
             unsafe {
                 let raw = of(&|events| {
@@ -312,29 +361,49 @@ fn bad_pointers_and_numbers_get_the_kernels_errors() {
         let (empty, _writer) = pipe();
         let fd = empty.as_raw_fd();
         let bad = ptr::without_provenance_mut::<u8>(8);
-        let wrong = timespec { tv_sec: 0, tv_nsec: 1_000_000_000 };
-        let negative = timespec { tv_sec: -1, tv_nsec: 0 };
+        let wrong = timespec {
+            tv_sec: 0,
+            tv_nsec: 1_000_000_000,
+        };
+        let negative = timespec {
+            tv_sec: -1,
+            tv_nsec: 0,
+        };
         // SAFETY: a limit that is a live variable.
         let most = unsafe {
             let mut limit: libc::rlimit = std::mem::zeroed();
             libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
             limit.rlim_cur
         };
-        let one = || pollfd { fd, events: libc::POLLIN, revents: 0 };
+        let one = || pollfd {
+            fd,
+            events: libc::POLLIN,
+            revents: 0,
+        };
         let mut event = epoll_event { events: 0, u64: 0 };
         // SAFETY: what is no good here, the kernel finds out.
         unsafe {
             let fds = bad.cast();
             assert_eq!(answer(libc::poll(fds, 1, -1).into()), Err(libc::EFAULT));
-            assert_eq!(answer(libc::poll(fds, most + 1, -1).into()), Err(libc::EINVAL));
-            assert_eq!(answer(libc::poll(fds, u64::from(u32::MAX), 5).into()), Err(libc::EINVAL));
+            assert_eq!(
+                answer(libc::poll(fds, most + 1, -1).into()),
+                Err(libc::EINVAL)
+            );
+            assert_eq!(
+                answer(libc::poll(fds, u64::from(u32::MAX), 5).into()),
+                Err(libc::EINVAL)
+            );
             // The kernel takes the lower half: none.
             assert_eq!(answer(libc::poll(fds, 1 << 32, 1).into()), Ok(0));
-            for (time, error) in
-                [(&raw const wrong, libc::EINVAL), (&raw const negative, libc::EINVAL),
-                 (bad.cast_const().cast(), libc::EFAULT)]
-            {
-                assert_eq!(answer(libc::ppoll(&mut one(), 1, time, MASK).into()), Err(error));
+            for (time, error) in [
+                (&raw const wrong, libc::EINVAL),
+                (&raw const negative, libc::EINVAL),
+                (bad.cast_const().cast(), libc::EFAULT),
+            ] {
+                assert_eq!(
+                    answer(libc::ppoll(&mut one(), 1, time, MASK).into()),
+                    Err(error)
+                );
                 let null = ptr::null_mut();
                 let selected = libc::pselect(0, null, null, null, time, MASK);
                 assert_eq!(answer(selected.into()), Err(error));
@@ -351,8 +420,14 @@ fn bad_pointers_and_numbers_get_the_kernels_errors() {
             assert_eq!(answer(selected.into()), Err(libc::EFAULT));
             let selected = libc::select(0, null, null, null, bad.cast());
             assert_eq!(answer(selected.into()), Err(libc::EFAULT));
-            assert_eq!(answer(libc::epoll_wait(fd, &mut event, 1, -1).into()), Err(libc::EINVAL));
-            assert_eq!(answer(libc::epoll_wait(-1, &mut event, 1, -1).into()), Err(libc::EBADF));
+            assert_eq!(
+                answer(libc::epoll_wait(fd, &mut event, 1, -1).into()),
+                Err(libc::EINVAL)
+            );
+            assert_eq!(
+                answer(libc::epoll_wait(-1, &mut event, 1, -1).into()),
+                Err(libc::EBADF)
+            );
         }
     });
 }
@@ -361,8 +436,15 @@ fn bad_pointers_and_numbers_get_the_kernels_errors() {
 fn errno_is_as_it_was_after_a_wait_that_succeeds() {
     beside_another(|| {
         let (empty, _writer) = pipe();
-        let mut one = pollfd { fd: empty.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        let mut time = timeval { tv_sec: 0, tv_usec: 2000 };
+        let mut one = pollfd {
+            fd: empty.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        let mut time = timeval {
+            tv_sec: 0,
+            tv_usec: 2000,
+        };
         let null = ptr::null_mut();
         // SAFETY: errno's address is good; the others are live.
         unsafe {

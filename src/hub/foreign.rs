@@ -194,7 +194,9 @@ impl Watch<'_> {
     /// All of them in their order, and whether each was closed while it was waited
     /// for, whatever has its number now.
     pub(crate) fn closed(&self) -> impl Iterator<Item = (RawFd, bool)> {
-        self.watched.iter().map(|watched| (watched.interest.fd, watched.is_closed()))
+        self.watched
+            .iter()
+            .map(|watched| (watched.interest.fd, watched.is_closed()))
     }
 
     fn arm(&mut self) -> Result<(), Errno> {
@@ -217,11 +219,20 @@ impl Watch<'_> {
     }
 
     fn park_armed(&self, deadline: Option<u64>) -> Quiet {
-        if let [Watched { interest, source: Some(source), .. }] = &self.watched[..] {
+        if let [
+            Watched {
+                interest,
+                source: Some(source),
+                ..
+            },
+        ] = &self.watched[..]
+        {
             let mut queues = source.queues(interest.wanted);
             if let (Some(queue), None) = (queues.next(), queues.next()) {
                 let reason = Reason::with("polling descriptor", interest.fd as u64);
-                return self.hub.park_quietly(queue, reason, Kind::External, deadline);
+                return self
+                    .hub
+                    .park_quietly(queue, reason, Kind::External, deadline);
             }
         }
         let mut places: Vec<&dyn Place> = Vec::with_capacity(self.watched.len());
@@ -233,7 +244,8 @@ impl Watch<'_> {
             }
         }
         let reason = Reason::with("polling descriptors, so many:", self.watched.len() as u64);
-        self.hub.park_quietly_in(&places, reason, Kind::External, deadline)
+        self.hub
+            .park_quietly_in(&places, reason, Kind::External, deadline)
     }
 }
 

@@ -226,7 +226,11 @@ impl Io {
     /// This hub needs to be told no more: its thread ends.
     pub(super) fn leave(&self, hub: &HubShared) {
         let mut hubs = self.hubs();
-        if hubs.first.as_deref().is_some_and(|first| std::ptr::eq(first, hub)) {
+        if hubs
+            .first
+            .as_deref()
+            .is_some_and(|first| std::ptr::eq(first, hub))
+        {
             hubs.first = hubs.others.pop();
         } else {
             hubs.others.retain(|other| !std::ptr::eq(&**other, hub));

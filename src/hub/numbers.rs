@@ -82,7 +82,9 @@ impl Numbers {
         for place in &self.chunks {
             // SAFETY: it is null, or a leaked box.
             if let Some(chunk) = unsafe { place.load(Ordering::Acquire).as_ref() } {
-                chunk.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+                chunk
+                    .iter()
+                    .for_each(|word| word.store(0, Ordering::Relaxed));
             }
         }
     }

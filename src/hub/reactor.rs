@@ -65,7 +65,12 @@ fn control(
         u64: token,
     };
     let event = &raw mut event as usize;
-    let args = [set.as_raw_fd() as usize, operation as usize, fd as usize, event];
+    let args = [
+        set.as_raw_fd() as usize,
+        operation as usize,
+        fd as usize,
+        event,
+    ];
     // SAFETY: the kernel reads one event, which is a live variable.
     unsafe { os::syscall(libc::SYS_epoll_ctl, args) }.map(|_| ())
 }

@@ -172,4 +172,3 @@ unsafe fn accept_parking(
         hub.await_descriptor(fd, Direction::Read, until)?;
     }
 }
-

@@ -81,7 +81,17 @@ unsafe fn ask(
 ) -> Result<usize, Errno> {
     let size = kernel::MASK_SIZE;
     // SAFETY: the caller's promise.
-    unsafe { raw!(libc::SYS_epoll_pwait, set, events, most, timeout, mask, size) }
+    unsafe {
+        raw!(
+            libc::SYS_epoll_pwait,
+            set,
+            events,
+            most,
+            timeout,
+            mask,
+            size
+        )
+    }
 }
 
 /// # Safety
@@ -106,7 +116,10 @@ unsafe fn wait_parking(
         return plain();
     }
     let deadline = time.map(|time| clock::now_ns().saturating_add(time));
-    let mut watch = hub.watch([Interest { fd: set, wanted: bits::IN }]);
+    let mut watch = hub.watch([Interest {
+        fd: set,
+        wanted: bits::IN,
+    }]);
     loop {
         let ended = watch.park(deadline)?;
         if ended == WatchEnded::Closed {

@@ -21,7 +21,10 @@ pub(super) fn is_on_disk(fd: RawFd) -> Result<bool, Errno> {
     unsafe { raw!(libc::SYS_fstat, fd, stat.as_mut_ptr()) }?;
     // SAFETY: zeroed, and then written.
     let kind = unsafe { stat.assume_init() }.st_mode & libc::S_IFMT;
-    Ok(matches!(kind, libc::S_IFREG | libc::S_IFDIR | libc::S_IFBLK))
+    Ok(matches!(
+        kind,
+        libc::S_IFREG | libc::S_IFDIR | libc::S_IFBLK
+    ))
 }
 
 /// The file status flags.
@@ -244,8 +247,15 @@ pub(super) unsafe fn is_present_mask(mask: *const sigset_t) -> bool {
     let none = ptr::null::<sigset_t>();
     let out = &raw mut present;
     // SAFETY: the kernel writes eight bytes into a live variable.
-    let asked =
-        unsafe { raw!(libc::SYS_rt_sigprocmask, libc::SIG_BLOCK, none, out, MASK_SIZE) };
+    let asked = unsafe {
+        raw!(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_BLOCK,
+            none,
+            out,
+            MASK_SIZE
+        )
+    };
     // SAFETY: the caller's promise.
     let mask = unsafe { mask.cast::<u64>().read_unaligned() };
     // These two cannot be blocked, and their bits mean nothing.

@@ -101,7 +101,16 @@ unsafe fn plain(
     // The kernel writes into it what is left; libc's functions keep that to themselves.
     let time = time.as_mut().map_or(ptr::null_mut(), ptr::from_mut);
     // SAFETY: the caller's promise.
-    unsafe { raw!(libc::SYS_ppoll, fds, count as usize, time, mask, kernel::MASK_SIZE) }
+    unsafe {
+        raw!(
+            libc::SYS_ppoll,
+            fds,
+            count as usize,
+            time,
+            mask,
+            kernel::MASK_SIZE
+        )
+    }
 }
 
 /// # Safety
@@ -130,7 +139,10 @@ unsafe fn poll_parking(
         // SAFETY: the kernel has just read and written the array.
         let entry = unsafe { entry.read_unaligned() };
         let wanted = wanted(entry.events);
-        (entry.fd >= 0).then_some(Interest { fd: entry.fd, wanted })
+        (entry.fd >= 0).then_some(Interest {
+            fd: entry.fd,
+            wanted,
+        })
     }));
     loop {
         let ended = watch.park(deadline)?;
@@ -151,7 +163,10 @@ unsafe fn poll_parking(
 fn wanted(events: i16) -> u32 {
     let asks = |those: i16, bit: u32| if events & those != 0 { bit } else { 0 };
     asks(libc::POLLIN | libc::POLLRDNORM | libc::POLLRDBAND, bits::IN)
-        | asks(libc::POLLOUT | libc::POLLWRNORM | libc::POLLWRBAND, bits::OUT)
+        | asks(
+            libc::POLLOUT | libc::POLLWRNORM | libc::POLLWRBAND,
+            bits::OUT,
+        )
         | asks(libc::POLLPRI, bits::PRI)
         | asks(libc::POLLRDHUP, bits::RDHUP)
 }
@@ -179,7 +194,9 @@ impl Entries {
         closed: impl Iterator<Item = (libc::c_int, bool)>,
     ) -> usize {
         // SAFETY: the caller's promise.
-        let named = self.iter().filter(|entry| unsafe { entry.read_unaligned() }.fd >= 0);
+        let named = self
+            .iter()
+            .filter(|entry| unsafe { entry.read_unaligned() }.fd >= 0);
         for (entry, (fd, is_closed)) in named.zip(closed) {
             // SAFETY: as above.
             let mut now = unsafe { entry.read_unaligned() };

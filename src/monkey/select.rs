@@ -96,7 +96,15 @@ unsafe fn plain(
     let mask = [mask as usize, kernel::MASK_SIZE];
     // SAFETY: the caller's promise; the kernel reads two words of a live array.
     unsafe {
-        raw!(libc::SYS_pselect6, count, readable, writable, exceptional, time, mask.as_ptr())
+        raw!(
+            libc::SYS_pselect6,
+            count,
+            readable,
+            writable,
+            exceptional,
+            time,
+            mask.as_ptr()
+        )
     }
 }
 
@@ -104,11 +112,7 @@ unsafe fn plain(
 ///
 /// # Safety
 /// As for `select`.
-unsafe fn select_and_tell(
-    count: c_int,
-    sets: Sets,
-    time: *mut timeval,
-) -> Result<usize, Errno> {
+unsafe fn select_and_tell(count: c_int, sets: Sets, time: *mut timeval) -> Result<usize, Errno> {
     // SAFETY: the caller's promise.
     let nanos = unsafe { nanos_at(time) }?;
     let (answer, left) = match hub(Part::Poll) {
@@ -122,9 +126,9 @@ unsafe fn select_and_tell(
             let start = nanos.map(|_| clock::now_ns());
             // SAFETY: as above.
             let answer = unsafe { select_parking(hub, count, sets, nanos, ptr::null()) };
-            let left = start.zip(nanos).map(|(start, nanos)| {
-                nanos.saturating_sub(clock::now_ns().saturating_sub(start))
-            });
+            let left = start
+                .zip(nanos)
+                .map(|(start, nanos)| nanos.saturating_sub(clock::now_ns().saturating_sub(start)));
             (answer, left)
         }
     };
@@ -288,7 +292,9 @@ impl Question {
             words => words.as_mut_ptr().cast(),
         });
         let words = self.answer.iter().map(Vec::len).max().unwrap_or(0);
-        let count = self.count.min(c_int::try_from(words * BITS).unwrap_or(c_int::MAX));
+        let count = self
+            .count
+            .min(c_int::try_from(words * BITS).unwrap_or(c_int::MAX));
         // SAFETY: each set is null, or a live array of as many bits as are asked about.
         unsafe { plain(count, sets, &mut Some(kernel::NO_TIME), ptr::null()) }
     }
@@ -296,8 +302,13 @@ impl Question {
     fn interests(&self) -> impl Iterator<Item = Interest> {
         let words = self.kept.iter().map(Vec::len).max().unwrap_or(0);
         let fds = (0..words).flat_map(|at| {
-            let any = self.kept.iter().fold(0, |any, set| any | set.get(at).unwrap_or(&0));
-            (0..BITS).filter(move |bit| any >> bit & 1 != 0).map(move |bit| (at, bit))
+            let any = self
+                .kept
+                .iter()
+                .fold(0, |any, set| any | set.get(at).unwrap_or(&0));
+            (0..BITS)
+                .filter(move |bit| any >> bit & 1 != 0)
+                .map(move |bit| (at, bit))
         });
         let count = self.count;
         // The last word is read and written as a whole, but not looked at.
