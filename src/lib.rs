@@ -157,3 +157,20 @@ struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/from_gevent.md")]
 struct FromGevent;
+
+/// Sizes and numbers of permits are unsigned: negative ones do not compile.
+///
+/// ```compile_fail,E0600
+/// greenlet::sync::Semaphore::new(-1);
+/// ```
+/// ```compile_fail,E0600
+/// greenlet::queue::Queue::<u8>::bounded(-1);
+/// ```
+/// ```compile_fail,E0600
+/// greenlet::Pool::new(-1);
+/// ```
+/// ```compile_fail,E0600
+/// greenlet::executor::ThreadPoolExecutor::with_workers(-1);
+/// ```
+#[cfg(doctest)]
+struct NegativeSizes;

@@ -4,14 +4,14 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-use super::job::{self, Job, Results, Runnable, Wakers};
+use super::job::{self, Job, Results, Runnable};
 use crate::error::{NoWorkers, SubmitError};
 use crate::hub::{self, Kind, Parker, Reason};
 use crate::sys::fork;
-use crate::sys::helpers::IdleGuard;
+use crate::sys::helpers::{Jobs, State};
 
 /// Runs jobs on OS threads of its own: what blocks, and what computes.
 ///
@@ -72,20 +72,14 @@ pub(super) struct Crew {
     /// What each thread does last.
     at_end: fn(),
     generation: u32,
-    state: Mutex<State>,
-    work: Condvar,
+    jobs: Jobs<Queued>,
+    end: Mutex<End>,
 }
 
-struct State {
-    queue: VecDeque<Queued>,
-    /// Threads that have not ended.
-    threads: usize,
-    /// Threads that wait for `work`.
-    sleeping: usize,
-    /// As many as there are sleeping threads without a job in sight: see
-    /// `offload`, whose threads are counted in the same way.
-    idle: Vec<IdleGuard>,
-    shut_down: bool,
+/// What is needed to wait for the end of all threads. Its lock may be taken while
+/// that of the jobs is held, and not the other way round.
+#[derive(Default)]
+struct End {
     handles: Vec<std::thread::JoinHandle<()>>,
     /// Who waits for the last thread to end, by the number of the wait.
     waiting: Vec<(u64, Waker)>,
@@ -225,8 +219,7 @@ impl Refusal {
 /// A place at the end of a crew's queue.
 pub(super) struct Place<'a> {
     crew: &'a Crew,
-    state: MutexGuard<'a, State>,
-    somebody_sleeps: bool,
+    state: MutexGuard<'a, State<Queued>>,
 }
 
 impl Place<'_> {
@@ -234,13 +227,8 @@ impl Place<'_> {
         Home(self.crew.number)
     }
 
-    pub(super) fn take(mut self, job: Queued) {
-        self.state.queue.push_back(job);
-        self.state.balance();
-        drop(self.state);
-        if self.somebody_sleeps {
-            self.crew.work.notify_one();
-        }
+    pub(super) fn take(self, job: Queued) {
+        self.crew.jobs.put(self.state, job);
     }
 }
 
@@ -254,17 +242,8 @@ impl Crew {
             most,
             at_end,
             generation: fork::generation(),
-            state: Mutex::new(State {
-                queue: VecDeque::new(),
-                threads: 0,
-                sleeping: 0,
-                idle: Vec::new(),
-                shut_down: false,
-                handles: Vec::new(),
-                waiting: Vec::new(),
-                waits: 0,
-            }),
-            work: Condvar::new(),
+            jobs: Jobs::new(),
+            end: Mutex::default(),
         })
     }
 
@@ -277,23 +256,18 @@ impl Crew {
         if self.is_the_parents() {
             return Err(Refusal::Shutdown);
         }
-        let mut state = self.lock();
-        if state.shut_down {
+        let mut state = self.jobs.lock();
+        if state.is_closed() {
             return Err(Refusal::Shutdown);
         }
-        let somebody_sleeps = state.sleeping > state.queue.len();
-        if !somebody_sleeps && state.threads < self.most {
+        if !state.has_sleepers() && state.threads() < self.most {
             if let Err(error) = self.start_thread(&mut state) {
-                if state.threads == 0 {
+                if state.threads() == 0 {
                     return Err(Refusal::NoWorker(error));
                 }
             }
         }
-        Ok(Place {
-            crew: self,
-            state,
-            somebody_sleeps,
-        })
+        Ok(Place { crew: self, state })
     }
 
     /// See [`ThreadPoolExecutor::shutdown`].
@@ -301,13 +275,12 @@ impl Crew {
         if self.is_the_parents() {
             return;
         }
-        self.lock().shut_down = true;
-        self.work.notify_all();
+        self.jobs.close();
         if !wait || WORKER_OF.get() == self.number {
             return;
         }
         self.wait_for_the_end();
-        let handles = std::mem::take(&mut self.lock().handles);
+        let handles = std::mem::take(&mut self.lock_end().handles);
         for handle in handles {
             // It has left its last function, and catches what jobs throw.
             let _ = handle.join();
@@ -319,18 +292,18 @@ impl Crew {
         self.generation != fork::generation()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock_end(&self) -> MutexGuard<'_, End> {
         // No user code runs while it is held.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn start_thread(self: &Arc<Crew>, state: &mut State) -> std::io::Result<()> {
+    fn start_thread(self: &Arc<Crew>, state: &mut State<Queued>) -> std::io::Result<()> {
         let crew = Arc::clone(self);
         let handle = std::thread::Builder::new()
-            .name(format!("{}-{}", self.name, state.threads))
+            .name(format!("{}-{}", self.name, state.threads()))
             .spawn(move || crew.work())?;
-        state.threads += 1;
-        state.handles.push(handle);
+        state.thread_starts();
+        self.lock_end().handles.push(handle);
         Ok(())
     }
 
@@ -346,7 +319,11 @@ impl Crew {
         WORKER_OF.set(self.number);
         let _at_end = AtEnd(self.at_end);
         let mut to_tell = Vec::new();
-        while let Some(job) = self.next_job(to_tell) {
+        loop {
+            let tell = (!to_tell.is_empty()).then_some(move || job::wake(to_tell));
+            let Some(job) = self.jobs.next(tell, None) else {
+                break;
+            };
             let (wakers, interrupt) = job.run();
             drop(interrupt);
             // What the job spawned here and did not join has no turn after it.
@@ -360,45 +337,9 @@ impl Crew {
             }
             to_tell = wakers;
         }
-    }
-
-    /// Tells of the end of the last job and waits for the next; none if it is
-    /// time to end. The thread counts as idle before it tells, as in `offload`.
-    fn next_job(&self, mut to_tell: Wakers) -> Option<Queued> {
-        let mut state = self.lock();
-        loop {
-            if let Some(job) = state.queue.pop_front() {
-                state.balance();
-                drop(state);
-                job::wake(to_tell);
-                return Some(job);
-            }
-            if state.shut_down {
-                state.threads -= 1;
-                state.balance();
-                let waiting = match state.threads {
-                    0 => std::mem::take(&mut state.waiting),
-                    _ => Vec::new(),
-                };
-                drop(state);
-                job::wake(to_tell);
-                job::wake(waiting);
-                return None;
-            }
-            state.sleeping += 1;
-            state.balance();
-            if to_tell.is_empty() {
-                state = self
-                    .work
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner);
-            } else {
-                drop(state);
-                job::wake(std::mem::take(&mut to_tell));
-                state = self.lock();
-            }
-            // No `balance` here: if there is nothing to do, it stays idle.
-            state.sleeping -= 1;
+        if self.jobs.lock().threads() == 0 {
+            let waiting = std::mem::take(&mut self.lock_end().waiting);
+            job::wake(waiting);
         }
     }
 
@@ -406,14 +347,14 @@ impl Crew {
         let reason = Reason::new("waiting for an executor's threads");
         let parker = Parker::for_reason(reason, Kind::External);
         let number = {
-            let mut state = self.lock();
-            state.waits += 1;
-            let number = state.waits;
-            state.waiting.push((number, Waker::from(parker.unparker())));
+            let mut end = self.lock_end();
+            end.waits += 1;
+            let number = end.waits;
+            end.waiting.push((number, Waker::from(parker.unparker())));
             number
         };
         let _guard = Forget { crew: self, number };
-        while self.lock().threads > 0 {
+        while self.jobs.lock().threads() > 0 {
             parker.park();
         }
     }
@@ -428,18 +369,8 @@ struct Forget<'a> {
 impl Drop for Forget<'_> {
     fn drop(&mut self) {
         if !self.crew.is_the_parents() {
-            let mut state = self.crew.lock();
-            state.waiting.retain(|(number, _)| *number != self.number);
-        }
-    }
-}
-
-impl State {
-    fn balance(&mut self) {
-        let idle = self.sleeping.saturating_sub(self.queue.len());
-        self.idle.truncate(idle);
-        while self.idle.len() < idle {
-            self.idle.push(IdleGuard::new());
+            let mut end = self.crew.lock_end();
+            end.waiting.retain(|(number, _)| *number != self.number);
         }
     }
 }
