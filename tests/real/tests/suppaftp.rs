@@ -26,6 +26,9 @@ fn main() {
 /// theirs: of any more the kernel takes no notice for seconds.
 const AT_THE_DOOR: usize = 16;
 
+/// So much takes the server an eighth of a second at least, as it is set up.
+const SIZE: usize = 32_000;
+
 fn log_in(address: &str, door: &Semaphore) -> FtpStream {
     let _in_line = door.acquire();
     let mut ftp = FtpStream::connect(address).unwrap();
@@ -48,7 +51,7 @@ fn files_go_there_and_back(address: &str) {
     overlap(|number, flight| {
         let mut ftp = log_in(address, &door);
         flight.meet();
-        let content = pattern(number, 1000 * number);
+        let content = pattern(number, SIZE + 1000 * number);
         flight.during(|| put_and_get(&mut ftp, &format!("passive{number}"), &content));
         ftp.quit().unwrap();
     });
@@ -60,7 +63,7 @@ fn the_server_may_connect_to_us(address: &str) {
         let mut ftp = log_in(address, &door).active_mode(Duration::from_secs(50));
         flight.meet();
         ftp.set_mode(Mode::Active);
-        let content = pattern(number, 1000);
+        let content = pattern(number, SIZE);
         flight.during(|| put_and_get(&mut ftp, &format!("active{number}"), &content));
         ftp.quit().unwrap();
     });
