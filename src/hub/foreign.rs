@@ -126,6 +126,23 @@ impl Hub {
         }
     }
 
+    /// Parks until the descriptor may be read from, or fails, and lets a kill or a
+    /// timeout wait meanwhile.
+    ///
+    /// # Errors
+    /// As for [`await_descriptor`](Hub::await_descriptor), without a refusal.
+    pub(crate) fn await_regardless(&self, fd: RawFd, reason: Reason) -> Result<(), Errno> {
+        let saved = os::errno();
+        let armed = self.arm_foreign(fd, true, false);
+        os::set_errno(saved);
+        let source = armed?;
+        let waiters = &source.side(Direction::Read).waiters;
+        self.quietly(Kind::External, |kind| {
+            waiters.park(reason, kind, None, false)
+        });
+        Ok(())
+    }
+
     fn arm_foreign(
         &self,
         fd: RawFd,

@@ -45,6 +45,8 @@ mod checked;
 mod connect;
 mod descriptor;
 mod entry;
+mod futex;
+mod join;
 mod kernel;
 mod patch;
 mod receive;

@@ -14,6 +14,8 @@ static TABLES: &[&[Row]] = &[
     super::connect::ROWS,
     super::stream::ROWS,
     super::descriptor::ROWS,
+    super::futex::ROWS,
+    super::join::ROWS,
 ];
 
 fn rows() -> impl Iterator<Item = &'static Row> {
@@ -154,6 +156,9 @@ impl Patch {
             if !is_in_place(row) {
                 return Err(PatchError::NotInterposed { symbol: row.name });
             }
+        }
+        if self.parts & Part::Locks.bit() != 0 {
+            super::futex::prepare();
         }
         entry::switch_on(self.parts);
         Ok(())
