@@ -65,8 +65,8 @@ pub(crate) struct Sleep {
 pub(crate) const ANY: u32 = u32::MAX;
 
 /// So often a greenlet is woken and finds that it came too late, before the one
-/// who wakes it lets it go first.
-const PATIENCE: u32 = 3;
+/// who wakes it lets it go first: see `InVain`.
+const PATIENCE: u32 = 20;
 
 /// Who waits in one bucket.
 #[repr(align(128))]
@@ -105,6 +105,8 @@ struct Node {
     bits: u32,
     /// How often it has been woken in vain, if it is a greenlet.
     in_vain: u32,
+    /// It was woken by a greenlet of its own hub.
+    by_neighbour: Cell<bool>,
     sleeper: Sleeper,
 }
 
@@ -135,7 +137,7 @@ pub(crate) fn wait(
     let saved = os::errno();
     let bucket = Bucket::of(address);
     let task = hub.current();
-    let in_vain = task.in_vain.get().so_far(address, task.token.get());
+    let in_vain = task.in_vain.take().so_far(address, hub.ticks.get());
     let mut kind = sleep.kind;
     let slept = loop {
         let waiter = Waiter::new(hub, sleep.reason, kind, false);
@@ -149,11 +151,13 @@ pub(crate) fn wait(
         // waiter after the claim.
         match woken {
             Some(Woken::Answered(_)) => {
-                task.in_vain.set(InVain {
-                    address,
-                    token: waiter.token(),
-                    times: in_vain.saturating_add(1),
-                });
+                if node.by_neighbour.get() {
+                    task.in_vain.set(InVain {
+                        address,
+                        turn: hub.ticks.get(),
+                        times: in_vain.saturating_add(1),
+                    });
+                }
                 break Slept::Woken;
             }
             Some(Woken::TimedOut) => {
@@ -385,6 +389,7 @@ impl Node {
             address,
             bits,
             in_vain,
+            by_neighbour: Cell::new(false),
             sleeper,
         }
     }
@@ -427,12 +432,15 @@ impl Crowd {
         let at = self.claimed;
         match node.sleeper {
             Sleeper::Greenlet(waiter) => {
-                let in_vain = node.in_vain;
                 // SAFETY: a greenlet leaves its frame after it has been claimed, or
                 // has taken its node out under the lock, which we hold.
                 match unsafe { (*waiter).claim_answer(0) } {
                     Answer::Refused => return false,
-                    Answer::Done => self.let_go_first |= in_vain >= PATIENCE,
+                    Answer::Done => {
+                        // It is of this thread, and cannot run before we are done.
+                        node.by_neighbour.set(true);
+                        self.let_go_first |= node.in_vain >= PATIENCE;
+                    }
                     Answer::ToSend(delivery) => self.deliveries[at] = Some(delivery),
                 }
             }
@@ -463,23 +471,29 @@ impl Crowd {
     }
 }
 
-/// How often a greenlet has been woken at an address in a row, and has come back to
-/// wait there, without having waited for anything else.
+/// How often a greenlet has been woken in vain at an address: by a greenlet of its
+/// own hub, each time in a row, and came back to wait in the very turn in which it
+/// went on.
 ///
 /// std's locks are not handed over: who lets go of one and takes it again at once is
 /// ahead of whom it has woken. Of threads, one is slow at times, and then the other
-/// has its turn; of greenlets of one thread, that one would never have it.
+/// has its turn; of greenlets of one thread, that one would never have it. So now and
+/// then the one who wakes lets the other go first.
+///
+/// That is the exception, for nobody expects a switch where a lock is let go of: code
+/// that is in the middle of what belongs to its thread (see `monkey::futex`) may take
+/// and let go of a lock meanwhile.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct InVain {
     address: usize,
-    /// Of the wait that it was woken from last.
-    token: u32,
+    /// The hub's count of turns when it went on.
+    turn: u32,
     times: u32,
 }
 
 impl InVain {
-    fn so_far(self, address: usize, token: u32) -> u32 {
-        match self.address == address && self.token == token {
+    fn so_far(self, address: usize, turn: u32) -> u32 {
+        match self.address == address && self.turn == turn {
             true => self.times,
             false => 0,
         }
