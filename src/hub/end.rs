@@ -207,6 +207,7 @@ fn after_fork() {
     drop(hub.reactor.take());
     hub.arms_foreign.set(false);
     hub.shared_waits.set(0);
+    hub.called.set(false);
     hub.external_waits.set(0);
     let mut tasks = hub.tasks.borrow_mut();
     for task in tasks.iter().filter(|task| **task != me) {

@@ -138,6 +138,8 @@ pub(crate) struct Hub {
     /// Waits that only another thread could end, and waits on the outside.
     shared_waits: Cell<isize>,
     external_waits: Cell<isize>,
+    /// Another thread has called since it was last asked whether there is one.
+    called: Cell<bool>,
     /// It is among those that are told when a foreign descriptor is closed.
     arms_foreign: Cell<bool>,
     /// I/O operations until a greenlet that never has to wait yields.
@@ -248,6 +250,7 @@ impl Hub {
             reactor: RefCell::new(None),
             shared: RefCell::new(HubShared::new(number)),
             shared_waits: Cell::new(0),
+            called: Cell::new(false),
             external_waits: Cell::new(0),
             arms_foreign: Cell::new(false),
             io_budget: Cell::new(io::BUDGET),

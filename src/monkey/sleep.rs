@@ -98,7 +98,10 @@ unsafe fn sleep_for(time: *const timespec) -> c_uint {
             0
         }
         None => {
-            let mut rest = timespec { tv_sec: 0, tv_nsec: 0 };
+            let mut rest = timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            };
             // SAFETY: as above, and the rest is a live variable.
             match unsafe { raw!(libc::SYS_nanosleep, time, &raw mut rest) } {
                 Ok(_) => 0,
