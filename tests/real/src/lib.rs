@@ -22,12 +22,34 @@ pub const ENOUGH: usize = 100;
 /// Seconds until a program that hangs is ended.
 const LIMIT: u32 = 60;
 
-/// A test by its name, which is a fact.
-pub type Test<'a> = (&'a str, &'a dyn Fn());
+/// A test, by the fact that it shows.
+pub type Test<F> = (&'static str, F);
 
 /// Patches the process, and runs the tests: those whose names have one of the
 /// program's arguments in them, or all.
-pub fn run(tests: &[Test<'_>]) {
+pub fn run(tests: &[Test<fn()>]) {
+    run_each(tests.iter().map(|(name, test)| (*name, test)));
+}
+
+/// As `run`, with the address of the server that an environment variable names.
+pub fn run_with_server(variable: &str, tests: &[Test<fn(&str)>]) {
+    match env::var(variable) {
+        Ok(address) => {
+            let with_address = |test: fn(&str)| {
+                let address = address.as_str();
+                move || test(address)
+            };
+            run_each(
+                tests
+                    .iter()
+                    .map(|(name, test)| (*name, with_address(*test))),
+            );
+        }
+        Err(_) => println!("skipped: {variable} does not say where the server is"),
+    }
+}
+
+fn run_each<'a>(tests: impl Iterator<Item = (&'a str, impl Fn())>) {
     // SAFETY: without a handler SIGALRM ends the process, which is what it is for.
     unsafe { libc::alarm(LIMIT) };
     greenlet::monkey::patch_all().expect("the program owns its symbols");
@@ -35,29 +57,12 @@ pub fn run(tests: &[Test<'_>]) {
         .skip(1)
         .filter(|argument| !argument.starts_with('-'))
         .collect();
-    let is_wanted =
-        |name: &str| wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()));
-    for (name, test) in tests.iter().filter(|(name, _)| is_wanted(name)) {
-        test();
-        println!("test {name} ... ok");
+    for (name, test) in tests {
+        if wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str())) {
+            test();
+            println!("test {name} ... ok");
+        }
     }
-}
-
-/// As `run`, with the address of the server that an environment variable names.
-pub fn run_with_server(variable: &str, tests: &[(&str, &dyn Fn(&str))]) {
-    let Ok(address) = env::var(variable) else {
-        println!("skipped: {variable} does not say where the server is");
-        return;
-    };
-    let tests: Vec<(&str, Box<dyn Fn()>)> = tests
-        .iter()
-        .map(|&(name, test)| {
-            let address = address.as_str();
-            (name, Box::new(move || test(address)) as Box<dyn Fn() + '_>)
-        })
-        .collect();
-    let tests: Vec<Test<'_>> = tests.iter().map(|(name, test)| (*name, &**test)).collect();
-    run(&tests);
 }
 
 /// Counts how many are at something at the same time.

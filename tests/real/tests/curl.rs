@@ -11,14 +11,14 @@ fn main() {
     run_with_server(
         "GREENLET_NGINX",
         &[
-            ("a_slow_page_is_got", &a_slow_page_is_got),
-            ("a_connection_is_used_again", &a_connection_is_used_again),
-            ("a_timeout_ends_a_wait", &a_timeout_ends_a_wait),
+            ("a_slow_page_is_got", a_slow_page_is_got),
+            ("a_connection_is_used_again", a_connection_is_used_again),
+            ("a_timeout_ends_a_wait", a_timeout_ends_a_wait),
             (
                 "a_name_is_looked_up_by_a_thread_of_its_own",
-                &a_name_is_looked_up,
+                a_name_is_looked_up,
             ),
-            ("an_encrypted_page_is_got", &an_encrypted_page_is_got),
+            ("an_encrypted_page_is_got", an_encrypted_page_is_got),
         ],
     );
 }

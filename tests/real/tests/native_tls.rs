@@ -9,10 +9,10 @@ use native_tls::{HandshakeError, TlsConnector};
 
 fn main() {
     run(&[
-        ("bytes_come_back_encrypted", &bytes_come_back_encrypted),
+        ("bytes_come_back_encrypted", bytes_come_back_encrypted),
         (
             "who_does_not_trust_gets_an_error",
-            &who_does_not_trust_gets_an_error,
+            who_does_not_trust_gets_an_error,
         ),
     ]);
 }

@@ -14,15 +14,12 @@ fn main() {
         &[
             (
                 "in_greenlets_one_waits_after_the_other",
-                &one_waits_after_the_other,
+                one_waits_after_the_other,
             ),
-            (
-                "helper_threads_wait_together",
-                &helper_threads_wait_together,
-            ),
+            ("helper_threads_wait_together", helper_threads_wait_together),
             (
                 "a_connection_goes_from_helper_to_helper",
-                &a_connection_goes_around,
+                a_connection_goes_around,
             ),
         ],
     );

@@ -9,19 +9,19 @@ fn main() {
     run_with_server(
         "GREENLET_REDIS",
         &[
-            ("values_are_set_and_got", &values_are_set_and_got),
-            ("what_is_in_a_pipeline_is_answered_in_order", &pipelines),
-            ("all_wait_for_an_item_at_once", &all_wait_at_once),
-            ("a_read_timeout_ends_a_wait", &a_read_timeout_ends_a_wait),
+            ("values_are_set_and_got", values_are_set_and_got),
+            ("what_is_in_a_pipeline_is_answered_in_order", pipelines),
+            ("all_wait_for_an_item_at_once", all_wait_at_once),
+            ("a_read_timeout_ends_a_wait", a_read_timeout_ends_a_wait),
             (
                 "the_killed_get_an_error_and_disconnect",
-                &the_killed_get_an_error,
+                the_killed_get_an_error,
             ),
             (
                 "greenlets_timeout_ends_a_wait",
-                &greenlets_timeout_ends_a_wait,
+                greenlets_timeout_ends_a_wait,
             ),
-            ("a_subscriber_hears_a_publisher", &a_subscriber_hears),
+            ("a_subscriber_hears_a_publisher", a_subscriber_hears),
         ],
     );
 }

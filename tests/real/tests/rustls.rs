@@ -12,7 +12,7 @@ use rustls::{
 };
 
 fn main() {
-    run(&[("bytes_come_back_encrypted", &bytes_come_back_encrypted)]);
+    run(&[("bytes_come_back_encrypted", bytes_come_back_encrypted)]);
 }
 
 fn configs() -> (Arc<ClientConfig>, Arc<ServerConfig>) {

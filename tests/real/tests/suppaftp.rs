@@ -13,11 +13,8 @@ fn main() {
     run_with_server(
         "GREENLET_VSFTPD",
         &[
-            ("files_go_there_and_back", &files_go_there_and_back),
-            (
-                "the_server_may_connect_to_us",
-                &the_server_may_connect_to_us,
-            ),
+            ("files_go_there_and_back", files_go_there_and_back),
+            ("the_server_may_connect_to_us", the_server_may_connect_to_us),
         ],
     );
 }

@@ -15,13 +15,10 @@ fn main() {
     run_with_server(
         "GREENLET_NGINX",
         &[
-            ("a_slow_page_is_got", &a_slow_page_is_got),
-            ("one_agent_serves_all", &one_agent_serves_all),
-            (
-                "a_timeout_ends_a_wait_for_an_answer",
-                &a_timeout_ends_a_wait,
-            ),
-            ("a_time_for_the_whole_request_is_kept", &a_time_for_it_all),
+            ("a_slow_page_is_got", a_slow_page_is_got),
+            ("one_agent_serves_all", one_agent_serves_all),
+            ("a_timeout_ends_a_wait_for_an_answer", a_timeout_ends_a_wait),
+            ("a_time_for_the_whole_request_is_kept", a_time_for_it_all),
         ],
     );
 }
