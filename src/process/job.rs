@@ -147,7 +147,7 @@ impl Reply {
     pub(crate) fn into_result<R: DeserializeOwned>(self) -> Result<R, JoinError> {
         let error = match self.0.kind {
             kind::VALUE => {
-                return decode(self.0).map_err(|reason| {
+                return decode_message(self.0).map_err(|reason| {
                     let of = type_name::<R>();
                     JoinError::Process(ProcessError::Decode { of, reason })
                 });
@@ -175,7 +175,7 @@ where
     // SAFETY: `Request::new` has sent this trampoline together with a function of this type.
     let f = unsafe { std::mem::transmute::<usize, fn(A) -> R>(function) };
     let done = hub::catch(|| {
-        let argument = match decode::<A>(request) {
+        let argument = match decode_message::<A>(request) {
             Ok(argument) => argument,
             Err(reason) => return Reply::text(kind::BAD_ARGUMENT, type_name::<A>(), reason),
         };
@@ -214,13 +214,21 @@ pub(super) fn encode<T: Serialize>(value: &T) -> Result<(Vec<u8>, Vec<OwnedFd>),
     }
 }
 
-fn decode<T: DeserializeOwned>(message: Message) -> Result<T, String> {
+/// A value out of bytes, and the descriptors that have come with them.
+pub(super) fn decode<T: DeserializeOwned>(
+    bytes: &[u8],
+    descriptors: Vec<OwnedFd>,
+) -> Result<T, String> {
+    luggage::unpack(descriptors, || {
+        postcard::from_bytes(bytes).map_err(|error| error.to_string())
+    })
+}
+
+fn decode_message<T: DeserializeOwned>(message: Message) -> Result<T, String> {
     if message.lost_descriptors {
         return Err(String::from(
             "not all of its descriptors have arrived, for the process has no more of them (RLIMIT_NOFILE)",
         ));
     }
-    luggage::unpack(message.descriptors, || {
-        postcard::from_bytes(&message.body).map_err(|error| error.to_string())
-    })
+    decode(&message.body, message.descriptors)
 }

@@ -3,12 +3,16 @@
 mod child;
 mod entry;
 pub mod error;
+mod event;
 mod job;
 mod luggage;
+mod queue;
 mod reaper;
 mod watched;
 mod wire;
 mod worker;
 
 pub use self::child::{Child, spawn};
+pub use self::event::Event;
 pub(crate) use self::luggage::{put as put_into_luggage, take as take_from_luggage};
+pub use self::queue::{Iter, Queue};
