@@ -226,26 +226,48 @@ fn shutdown_refuses_items_and_wakes_who_waits_in_every_process() {
     assert!(matches!(full.get(), Err(GetError::ShutDown)));
 }
 
+/// KiB that the one queue of this process has in use.
+fn memory_in_use() -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let files = std::fs::read_dir("/proc/self/fd").unwrap();
+    let mut queues = files.map(|file| file.unwrap().path()).filter(|path| {
+        let link = std::fs::read_link(path).unwrap_or_default();
+        link.to_string_lossy().contains("memfd:greenlet")
+    });
+    let blocks = std::fs::metadata(queues.next().unwrap()).unwrap().blocks();
+    assert!(queues.next().is_none());
+    blocks / 2
+}
+
 #[test]
 fn an_unbounded_queue_takes_much_and_gives_the_memory_back() {
-    let _watchdog = watchdog();
-    let queue = Queue::unbounded().unwrap();
-    assert_eq!(queue.capacity(), None);
-    let shared = || common::proc_status("RssShmem:");
-    for round in 0..3 {
-        for n in 0..200u32 {
-            queue.put(vec![n as u8; 100_000]).unwrap();
-        }
-        // Nearly all of it is given back while there is still an item.
-        for n in 0..200u32 {
-            assert!(queue.get().unwrap() == vec![n as u8; 100_000], "{round}");
-        }
-    }
-    assert_eq!(queue.len(), 0);
-    let _ = shared();
-    let large = vec![5u8; 20_000_000];
-    queue.put(large.clone()).unwrap();
-    assert!(queue.get().unwrap() == large);
+    alone(
+        "an_unbounded_queue_takes_much_and_gives_the_memory_back",
+        || {
+            let queue = Queue::unbounded().unwrap();
+            assert_eq!(queue.capacity(), None);
+            let item = "x".repeat(10_000);
+            for _ in 0..1000 {
+                queue.put(item.clone()).unwrap();
+            }
+            assert!(memory_in_use() > 9_000);
+            for _ in 0..999 {
+                assert!(queue.get().unwrap() == item);
+            }
+            // As long as there is an item, all but what lies around it.
+            assert!(memory_in_use() <= 3 * 64, "{}", memory_in_use());
+            for _ in 0..5000 {
+                queue.put(item.clone()).unwrap();
+                assert!(queue.get().unwrap() == item);
+            }
+            assert!(memory_in_use() <= 3 * 64, "{}", memory_in_use());
+            queue.get().unwrap();
+            let long = "x".repeat(20_000_000);
+            queue.put(long.clone()).unwrap();
+            assert!(queue.get().unwrap() == long);
+            assert!(queue.is_empty() && memory_in_use() <= 64);
+        },
+    );
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::luggage;
 use super::watched::Watched;
@@ -138,15 +138,14 @@ impl Event {
 
 impl Serialize for Event {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let place = luggage::put(self.flag.as_fd()).map_err(ser::Error::custom)?;
-        place.serialize(serializer)
+        luggage::put::<S::Error>(self.flag.as_fd())?.serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Event {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Event, D::Error> {
         let place = u32::deserialize(deserializer)?;
-        let flag = luggage::take(place).map_err(de::Error::custom)?;
+        let flag = luggage::take(place)?;
         Ok(Event {
             flag: Arc::new(Watched::new(flag)),
         })

@@ -24,6 +24,7 @@ use std::os::fd::OwnedFd;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::diagnose::complaint_of;
 use super::error::{ProcessError, SpawnError};
 use super::luggage;
 use super::wire::Message;
@@ -206,12 +207,11 @@ fn message_of(payload: &Payload) -> String {
 
 /// A value as bytes, and the descriptors that belong to it.
 pub(super) fn encode<T: Serialize>(value: &T) -> Result<(Vec<u8>, Vec<OwnedFd>), String> {
-    let (bytes, descriptors, error) = luggage::pack(|| postcard::to_stdvec(value));
-    match (bytes, error) {
-        (Ok(bytes), None) => Ok((bytes, descriptors)),
-        (_, Some(error)) => Err(format!("no copy of a descriptor could be made: {error}")),
-        (Err(error), None) => Err(error.to_string()),
-    }
+    let (bytes, descriptors) = luggage::pack(|| {
+        let bytes = postcard::to_stdvec(value);
+        bytes.map_err(|error| complaint_of(value).unwrap_or_else(|| error.to_string()))
+    });
+    bytes.map(|bytes| (bytes, descriptors))
 }
 
 /// A value out of bytes, and the descriptors that have come with them.
@@ -219,9 +219,8 @@ pub(super) fn decode<T: DeserializeOwned>(
     bytes: &[u8],
     descriptors: Vec<OwnedFd>,
 ) -> Result<T, String> {
-    luggage::unpack(descriptors, || {
-        postcard::from_bytes(bytes).map_err(|error| error.to_string())
-    })
+    let (value, complaint) = luggage::unpack(descriptors, || postcard::from_bytes(bytes));
+    value.map_err(|error: postcard::Error| complaint.unwrap_or_else(|| error.to_string()))
 }
 
 fn decode_message<T: DeserializeOwned>(message: Message) -> Result<T, String> {

@@ -1,11 +1,12 @@
 //! Worker processes: a function is called in another process, and its result comes back.
 
 mod child;
+mod diagnose;
 mod entry;
 pub mod error;
 mod event;
 mod job;
-mod luggage;
+pub(crate) mod luggage;
 mod queue;
 mod reaper;
 mod watched;
@@ -14,5 +15,4 @@ mod worker;
 
 pub use self::child::{Child, spawn};
 pub use self::event::Event;
-pub(crate) use self::luggage::{put as put_into_luggage, take as take_from_luggage};
 pub use self::queue::{Iter, Queue};

@@ -11,8 +11,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::de::{self, DeserializeOwned};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, ser};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::error::{GetError, PutError};
 use super::watched::Watched;
@@ -501,7 +501,7 @@ type Places = (u32, u32, u32);
 
 impl<T> Serialize for Queue<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let put = |fd| luggage::put(fd).map_err(ser::Error::custom);
+        let put = luggage::put::<S::Error>;
         let parts = &self.parts;
         let places: Places = (
             put(parts.memory.as_fd())?,
@@ -515,7 +515,7 @@ impl<T> Serialize for Queue<T> {
 impl<'de, T> Deserialize<'de> for Queue<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Queue<T>, D::Error> {
         let (memory, item, room) = Places::deserialize(deserializer)?;
-        let take = |place| luggage::take(place).map_err(de::Error::custom);
+        let take = luggage::take::<D::Error>;
         let parts = Parts {
             memory: File::from(take(memory)?),
             item: Watched::new(take(item)?),
@@ -526,7 +526,7 @@ impl<'de, T> Deserialize<'de> for Queue<T> {
                 parts: Arc::new(parts),
                 item: PhantomData,
             }),
-            _ => Err(de::Error::custom("it is no queue of items of this type")),
+            _ => Err(luggage::complain("it is no queue of items of this type")),
         }
     }
 }
