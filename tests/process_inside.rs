@@ -114,9 +114,9 @@ fn the_signals_of_a_worker_are_those_of_a_fresh_program() {
             }
             let look = |()| {
                 // The process's first thread may still be busy with starting this one.
-            common::until(|| signals("self", "SigBlk:") == 0);
-            let blocked = signals("thread-self", "SigBlk:");
-            let ignored = signals("self", "SigIgn:");
+                common::until(|| signals("self", "SigBlk:") == 0);
+                let blocked = signals("thread-self", "SigBlk:");
+                let ignored = signals("self", "SigIgn:");
                 let caught = signals("self", "SigCgt:");
                 (blocked, ignored, caught)
             };

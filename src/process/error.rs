@@ -1,4 +1,5 @@
-//! Why a job could not be sent to another process, and why it has no result.
+//! Why a job could not be sent to another process, and why it has no result; why a queue between processes did not
+//! do what it was asked for.
 
 use std::fmt;
 use std::io;

@@ -132,7 +132,7 @@ impl Process {
 
     /// Whether there is nothing to wait for.
     pub(super) fn is_over(&self) -> bool {
-        !matches!(self.wait(Patience::None), Ok(None))
+        self.is_ours().is_err() || self.try_wait().is_ok()
     }
 }
 
