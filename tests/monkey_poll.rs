@@ -822,6 +822,37 @@ fn ten_thousand_descriptors_are_polled() {
     });
 }
 
+/// With many descriptors the kernel is not told of each at every call; a number that
+/// has become another's where nobody could see it is noticed nevertheless.
+#[test]
+fn a_number_that_is_anothers_by_now_is_noticed_among_many() {
+    let _watchdog = watchdog();
+    patch();
+    let (idle, _other) = UnixStream::pair().unwrap();
+    let mut fds: Vec<_> = (0..100)
+        // SAFETY: a new descriptor, or an error.
+        .map(|_| entry(unsafe { libc::dup(idle.as_raw_fd()) }, POLLIN))
+        .collect();
+    let ticker = Ticker::new();
+    assert_eq!(poll(&mut fds, 3), Ok(0));
+    let (a, mut b) = UnixStream::pair().unwrap();
+    // SAFETY: the numbers are open.
+    let moved = unsafe { libc::syscall(libc::SYS_dup3, a.as_raw_fd(), fds[50].fd, 0) };
+    assert_eq!(moved, fds[50].fd.into());
+    drop((ticker, a));
+    let ticker = Ticker::with(move || {
+        b.write_all(b"x").unwrap();
+        std::mem::forget(b);
+    });
+    assert_eq!(poll(&mut fds, -1), Ok(1));
+    assert_eq!(fds[50].revents, POLLIN);
+    ticker.has_acted();
+    for entry in fds {
+        // SAFETY: they were opened above.
+        unsafe { libc::close(entry.fd) };
+    }
+}
+
 /// std's `connect_timeout` polls the socket for which it set O_NONBLOCK.
 #[test]
 fn stds_connect_with_a_timeout_parks() {
