@@ -213,6 +213,7 @@ fn after_fork() {
     // epoll set, which is the parent's.
     drop(hub.reactor.take());
     hub.shared_waits.set(0);
+    hub.called.set(false);
     hub.external_waits.set(0);
     let mut tasks = hub.tasks.borrow_mut();
     for task in tasks.iter().filter(|task| **task != me) {

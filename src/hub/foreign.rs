@@ -128,6 +128,20 @@ impl Hub {
         }
     }
 
+    /// Parks until the descriptor may be read from, or fails, and lets a kill or a
+    /// timeout wait meanwhile.
+    ///
+    /// # Errors
+    /// As for [`await_descriptor`](Hub::await_descriptor), without a refusal.
+    pub(crate) fn await_regardless(&self, fd: RawFd, reason: Reason) -> Result<(), Errno> {
+        let source = self.arm_foreign(fd, Direction::Read.wanted(), self.next_id())?;
+        let waiters = &source.side(Direction::Read).waiters;
+        self.quietly(Kind::External, |kind| {
+            waiters.park(reason, kind, None, false)
+        });
+        Ok(())
+    }
+
     fn arm_foreign(&self, fd: RawFd, wanted: u32, round: u64) -> Result<Rc<Source>, Errno> {
         let _pass = PassThrough::enter();
         let saved = os::errno();

@@ -40,11 +40,17 @@
 //! | `quiet` | waits that end with an error where others unwind |
 //! | `monitor` | a state that several threads change and wait for: what `sync` stands on |
 //! | `exclusive` | a value that one greenlet at a time may change |
+//! | `address` | waits by address, as the kernel's futexes are |
 //! | `gate` | what many wait for together, woken in batches |
 //! | `parker` | `Parker` and `Unparker`, the public face of waiting |
 //! | `end` | threads that end, `shutdown`, and fork |
 //! | `report` | who waits on what, and the deadlock report |
 
+#[cfg_attr(
+    not(feature = "monkey"),
+    allow(dead_code, reason = "only what libc's callers do waits by address")
+)]
+pub(crate) mod address;
 mod cell;
 mod end;
 mod exclusive;
@@ -100,8 +106,8 @@ pub(crate) use self::io::{Io, Patience};
 pub(crate) use self::monitor::{Guard, Guarded, Monitor, Ready, Wait, interrupted};
 pub(crate) use self::own::{is_own, own_within};
 pub use self::parker::{Parker, Unparker};
-pub(crate) use self::quiet::{Quiet, passing};
-pub(crate) use self::report::panic_deadlock;
+pub(crate) use self::quiet::passing;
+pub(crate) use self::report::{abort_blocked, no_other_threads, panic_deadlock};
 pub use self::report::report;
 pub(crate) use self::run::may_switch;
 pub(crate) use self::source::{Direction, bits};
@@ -141,6 +147,8 @@ pub(crate) struct Hub {
     /// Waits that only another thread could end, and waits on the outside.
     shared_waits: Cell<isize>,
     external_waits: Cell<isize>,
+    /// Another thread has called since it was last asked whether there is one.
+    called: Cell<bool>,
     /// I/O operations until a greenlet that never has to wait yields.
     io_budget: Cell<u32>,
     /// Retired greenlets since stacks were last looked through.
@@ -249,6 +257,7 @@ impl Hub {
             reactor: RefCell::new(None),
             shared: RefCell::new(HubShared::new(number)),
             shared_waits: Cell::new(0),
+            called: Cell::new(false),
             external_waits: Cell::new(0),
             io_budget: Cell::new(io::BUDGET),
             retired: Cell::new(0),

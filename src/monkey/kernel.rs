@@ -286,6 +286,16 @@ pub(super) unsafe fn is_present_mask(mask: *const sigset_t) -> bool {
     asked.is_ok() && mask & !never == present & !never
 }
 
+/// Nanoseconds of some clock.
+pub(super) fn now(id: libc::clockid_t) -> u64 {
+    let mut time = timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes one timespec.
+    unsafe { libc::clock_gettime(id, &mut time) };
+    (time.tv_sec as u64)
+        .saturating_mul(1_000_000_000)
+        .saturating_add(time.tv_nsec as u64)
+}
+
 /// Held by whoever changes the flags of a descriptor, or looks at them.
 struct Flags;
 

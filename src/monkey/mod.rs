@@ -46,6 +46,8 @@ mod connect;
 mod descriptor;
 mod entry;
 mod epoll;
+mod futex;
+mod join;
 mod kernel;
 mod patch;
 mod poll;

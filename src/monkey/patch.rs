@@ -17,6 +17,8 @@ static TABLES: &[&[Row]] = &[
     super::poll::ROWS,
     super::select::ROWS,
     super::epoll::ROWS,
+    super::futex::ROWS,
+    super::join::ROWS,
 ];
 
 fn rows() -> impl Iterator<Item = &'static Row> {
@@ -157,6 +159,9 @@ impl Patch {
             if !is_in_place(row) {
                 return Err(PatchError::NotInterposed { symbol: row.name });
             }
+        }
+        if self.parts & Part::Locks.bit() != 0 {
+            super::futex::prepare();
         }
         entry::switch_on(self.parts);
         Ok(())
