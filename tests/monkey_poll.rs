@@ -894,6 +894,10 @@ fn stds_command_output_parks() {
 }
 
 #[test]
+#[cfg_attr(
+    target_feature = "crt-static",
+    ignore = "what it loads has a libc of its own"
+)]
 fn the_second_names_are_ours() {
     patch();
     for name in [
@@ -980,6 +984,10 @@ int wait_for(int fd, int which, unsigned long count) {
 type WaitFor = unsafe extern "C" fn(c_int, c_int, libc::c_ulong) -> c_int;
 
 #[test]
+#[cfg_attr(
+    target_feature = "crt-static",
+    ignore = "what it loads has a libc of its own"
+)]
 fn c_code_that_was_compiled_with_checks_parks() {
     let _watchdog = watchdog();
     patch();
@@ -1001,6 +1009,10 @@ fn c_code_that_was_compiled_with_checks_parks() {
 }
 
 #[test]
+#[cfg_attr(
+    target_feature = "crt-static",
+    ignore = "what it loads has a libc of its own"
+)]
 fn c_code_that_would_overrun_its_array_is_aborted() {
     const NAME: &str = "c_code_that_would_overrun_its_array_is_aborted";
     let finished = run_alone(NAME, || {
