@@ -354,6 +354,11 @@ impl Hub {
             .map(Rc::clone)
     }
 
+    /// Whatever registration this hub has under the number.
+    pub(super) fn known_source(&self, fd: RawFd) -> Option<Rc<Source>> {
+        self.reactor.borrow().as_ref()?.at(fd).map(Rc::clone)
+    }
+
     pub(super) fn register_source(&self, fd: RawFd, owner: u64) -> io::Result<Rc<Source>> {
         self.with_reactor(|reactor| {
             reactor
