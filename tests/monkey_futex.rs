@@ -102,7 +102,11 @@ fn raw_futex(
             lateout("r11") _,
         );
     }
-    if answer < 0 { Err(-answer as i32) } else { Ok(answer) }
+    if answer < 0 {
+        Err(-answer as i32)
+    } else {
+        Ok(answer)
+    }
 }
 
 #[test]
@@ -121,7 +125,13 @@ fn every_error_is_the_kernels() {
         page.cast(),
     ];
     let time = |tv_sec, tv_nsec| libc::timespec { tv_sec, tv_nsec };
-    let times = [time(0, 0), time(0, 1), time(-1, 0), time(0, -1), time(0, 1_000_000_000)];
+    let times = [
+        time(0, 0),
+        time(0, 1),
+        time(-1, 0),
+        time(0, -1),
+        time(0, 1_000_000_000),
+    ];
     let mut pointers: Vec<Option<*const libc::timespec>> =
         times.iter().map(|time| Some(&raw const *time)).collect();
     pointers.extend([Some(page.cast()), Some(8 as *const libc::timespec)]);
@@ -223,7 +233,11 @@ fn a_wake_up_finds_those_with_a_bit_in_common() {
     assert_eq!(futex(&*word, WAKE_BITSET, 9, None, 2), Ok(2));
     ticker.tick();
     assert_eq!(woken.joined(), "2 3");
-    assert_eq!(futex(&*word, WAKE, 0, None, 0), Ok(1), "as the kernel has it");
+    assert_eq!(
+        futex(&*word, WAKE, 0, None, 0),
+        Ok(1),
+        "as the kernel has it"
+    );
     joinall(waiters);
 }
 
@@ -240,7 +254,10 @@ fn a_wait_ends_in_time() {
     for (clock, flag) in clocks {
         let start = Instant::now();
         let before = ticker.turns.get();
-        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut time = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         // SAFETY: it is a live variable.
         unsafe { libc::clock_gettime(clock, &mut time) };
         time.tv_nsec += 10_000_000;
@@ -257,7 +274,11 @@ fn who_would_be_moved_to_another_address_is_woken() {
     let _watchdog = watchdog();
     let ticker = ticker();
     let word = Rc::new(AtomicU32::new(0));
-    for op in [libc::FUTEX_REQUEUE, libc::FUTEX_CMP_REQUEUE, libc::FUTEX_WAKE_OP] {
+    for op in [
+        libc::FUTEX_REQUEUE,
+        libc::FUTEX_CMP_REQUEUE,
+        libc::FUTEX_WAKE_OP,
+    ] {
         let waiter = spawn({
             let word = Rc::clone(&word);
             move || futex(&*word, WAIT_BITSET, 0, None, 1)
@@ -401,4 +422,47 @@ fn greenlets_and_threads_are_woken_in_the_order_in_which_they_came() {
         thread.join().unwrap();
     }
     assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3, 4, 5]);
+}
+
+/// A handler finds the queue locked by the very thread that it interrupts.
+#[test]
+fn a_signal_handler_may_wake_who_waits() {
+    let name = "a_signal_handler_may_wake_who_waits";
+    static WORD: AtomicU32 = AtomicU32::new(0);
+    static SIGNALS: AtomicU32 = AtomicU32::new(0);
+    extern "C" fn handler(_: c_int) {
+        SIGNALS.fetch_add(1, Ordering::Relaxed);
+        WORD.fetch_add(1, Ordering::SeqCst);
+        let _ = futex(&WORD, WAKE, i32::MAX as u32, None, 0);
+    }
+    alone(name, || {
+        patch_all().unwrap();
+        let stop = Arc::new(AtomicU32::new(0));
+        let threads = [(); 2].map(|()| {
+            let stop = Arc::clone(&stop);
+            thread::spawn(move || {
+                while stop.load(Ordering::Relaxed) == 0 {
+                    let value = WORD.load(Ordering::SeqCst);
+                    let _ = futex(&WORD, WAIT_BITSET, value, None, 1);
+                }
+            })
+        });
+        let handler = handler as extern "C" fn(c_int) as libc::sighandler_t;
+        // SAFETY: what the handler does may be done in one.
+        unsafe { libc::signal(libc::SIGUSR1, handler) };
+        let mut sent = 0;
+        while SIGNALS.load(Ordering::Relaxed) < 20_000 {
+            use std::os::unix::thread::JoinHandleExt;
+            let thread = &threads[sent % 2];
+            // SAFETY: it has not been joined.
+            unsafe { libc::pthread_kill(thread.as_pthread_t(), libc::SIGUSR1) };
+            sent += 1;
+        }
+        stop.store(1, Ordering::Relaxed);
+        WORD.fetch_add(1, Ordering::SeqCst);
+        let _ = futex(&WORD, WAKE, i32::MAX as u32, None, 0);
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    });
 }

@@ -153,7 +153,10 @@ fn a_condvar_waits_no_longer_than_it_was_told() {
     let ticker = ticker();
     let shared = Rc::new((Mutex::new(()), Condvar::new()));
     let start = Instant::now();
-    let (guard, waited) = shared.1.wait_timeout(shared.0.lock().unwrap(), 10 * MS).unwrap();
+    let (guard, waited) = shared
+        .1
+        .wait_timeout(shared.0.lock().unwrap(), 10 * MS)
+        .unwrap();
     assert!(waited.timed_out() && start.elapsed() >= 10 * MS);
     assert!(ticker.turns.get() > 1);
     let notifier = spawn({
@@ -424,7 +427,11 @@ fn a_scope_of_threads_works_in_greenlets() {
     };
     assert_eq!(run(), [2, 4, 6]);
     let two = [spawn(run), spawn(run)];
-    assert!(joinall(two).into_iter().all(|numbers| numbers.unwrap() == [2, 4, 6]));
+    assert!(
+        joinall(two)
+            .into_iter()
+            .all(|numbers| numbers.unwrap() == [2, 4, 6])
+    );
     // With handles, the greenlet parks.
     let before = ticker.turns.get();
     thread::scope(|scope| {
@@ -489,7 +496,9 @@ fn nobody_starves_and_nothing_is_lost() {
         not_empty: Condvar,
         sum: AtomicUsize,
     }
-    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = std::env::var("SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| u64::from(std::process::id()));
     println!("SEED={seed}");
     let buffer = Arc::new(Buffer {
@@ -573,38 +582,41 @@ fn nobody_starves_and_nothing_is_lost() {
 
 #[test]
 fn a_lock_that_is_held_across_a_fork_works_in_the_child() {
-    alone("a_lock_that_is_held_across_a_fork_works_in_the_child", || {
-        let _ticker = ticker();
-        let mutex = Rc::new(Mutex::new(0));
-        let guard = mutex.lock().unwrap();
-        let waiters: Vec<_> = (0..3)
-            .map(|_| {
-                let mutex = Rc::clone(&mutex);
-                spawn(move || *mutex.lock().unwrap() += 1)
-            })
-            .collect();
-        sleep(2 * MS);
-        // Somebody waits for it, but not in the child.
-        let code = fork(|| {
-            drop(guard);
-            let waiter = spawn({
-                let mutex = Rc::clone(&mutex);
-                move || {
-                    let guard = mutex.lock().unwrap();
-                    sleep(5 * MS);
-                    drop(guard);
-                }
+    alone(
+        "a_lock_that_is_held_across_a_fork_works_in_the_child",
+        || {
+            let _ticker = ticker();
+            let mutex = Rc::new(Mutex::new(0));
+            let guard = mutex.lock().unwrap();
+            let waiters: Vec<_> = (0..3)
+                .map(|_| {
+                    let mutex = Rc::clone(&mutex);
+                    spawn(move || *mutex.lock().unwrap() += 1)
+                })
+                .collect();
+            sleep(2 * MS);
+            // Somebody waits for it, but not in the child.
+            let code = fork(|| {
+                drop(guard);
+                let waiter = spawn({
+                    let mutex = Rc::clone(&mutex);
+                    move || {
+                        let guard = mutex.lock().unwrap();
+                        sleep(5 * MS);
+                        drop(guard);
+                    }
+                });
+                yield_now();
+                *mutex.lock().unwrap() += 1;
+                waiter.join().unwrap();
+                *mutex.lock().unwrap()
             });
-            yield_now();
-            *mutex.lock().unwrap() += 1;
-            waiter.join().unwrap();
-            *mutex.lock().unwrap()
-        });
-        assert_eq!(code, 1);
-        // `guard` has moved into the closure, and is dropped here as well.
-        assert!(joinall(waiters).into_iter().all(|ended| ended.is_ok()));
-        assert_eq!(*mutex.lock().unwrap(), 3);
-    });
+            assert_eq!(code, 1);
+            // `guard` has moved into the closure, and is dropped here as well.
+            assert!(joinall(waiters).into_iter().all(|ended| ended.is_ok()));
+            assert_eq!(*mutex.lock().unwrap(), 3);
+        },
+    );
 }
 
 /// Nobody can wake them, and there is no way to say so but to report it.
@@ -637,6 +649,10 @@ fn a_deadlock_of_locks_is_reported_once_and_the_wait_goes_on() {
         finished.succeeded();
         finished.said("stuck: waiting for a lock");
         finished.said("went on");
-        assert_eq!(finished.stderr.matches("deadlock").count(), 1, "{finished:?}");
+        assert_eq!(
+            finished.stderr.matches("deadlock").count(),
+            1,
+            "{finished:?}"
+        );
     }
 }

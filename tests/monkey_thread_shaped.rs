@@ -73,11 +73,15 @@ fn park_that_only_a_greenlet_could_end_aborts() {
         "std::thread::park",
         || {
             let me = thread::current();
-            stuck(|| loop {
-                thread::park();
+            stuck(|| {
+                loop {
+                    thread::park();
+                }
             });
-            spawn(|| loop {
-                thread::park();
+            spawn(|| {
+                loop {
+                    thread::park();
+                }
             });
             sleep(MS);
             me.unpark();

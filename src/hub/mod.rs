@@ -99,8 +99,8 @@ pub(crate) use self::monitor::{Guard, Guarded, Monitor, Ready, Wait, interrupted
 pub use self::parker::{Parker, Unparker};
 pub(crate) use self::quiet::{Quiet, passing};
 pub(crate) use self::reactor::Direction;
-pub(crate) use self::report::{abort_blocked, no_other_threads, panic_deadlock};
 pub use self::report::report;
+pub(crate) use self::report::{abort_blocked, no_other_threads, panic_deadlock};
 pub(crate) use self::run::may_switch;
 pub(crate) use self::switch::{Anything, Arrival, Special, awaited_by};
 pub(crate) use self::task::{AtEnd, Link, Local, LocalValue, State, Task, TaskPtr, TaskRef};

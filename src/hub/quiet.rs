@@ -46,8 +46,9 @@ impl Hub {
     /// the greenlet that makes it.
     ///
     /// It may not where there is nobody else to run; where somebody asked for
-    /// that (see `sys::pass`, and `Task::passing`); when the thread is ending;
-    /// and in a panic hook, which std runs under a mark of the thread's.
+    /// that (see `sys::pass`, and `Task::passing`); under a lock of ours; when the
+    /// thread is ending; and in a panic hook, which std runs under a mark of the
+    /// thread's.
     #[inline(always)]
     pub(crate) fn parking() -> Option<&'static Hub> {
         let hub = Hub::try_current()?;
@@ -59,7 +60,7 @@ impl Hub {
         let task = self.current();
         // The loop looks after one that does not run, or it is about to be left.
         let runs = task.state.get() == State::Runnable;
-        if self.closing || task.passing.get() != 0 || !runs {
+        if self.closing || task.passing.get() != 0 || !runs || pass::is_locked() {
             return false;
         }
         if std::thread::panicking() && PanicCount::in_hook() {
