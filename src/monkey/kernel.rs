@@ -288,7 +288,10 @@ pub(super) unsafe fn is_present_mask(mask: *const sigset_t) -> bool {
 
 /// Nanoseconds of some clock.
 pub(super) fn now(id: libc::clockid_t) -> u64 {
-    let mut time = timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: the kernel writes one timespec.
     unsafe { libc::clock_gettime(id, &mut time) };
     (time.tv_sec as u64)

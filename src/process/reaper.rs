@@ -25,7 +25,9 @@ static ORPHANS: PerProcess<OnceLock<Option<Arc<Orphans>>>> = PerProcess::new();
 impl Orphans {
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Process>>> {
         // Nothing panics while it is held, except for lack of memory.
-        self.processes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.processes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
