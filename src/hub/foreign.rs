@@ -3,30 +3,50 @@
 //!
 //! Nothing is remembered about them. What the kernel knows (whether the user
 //! made them non-blocking, their timeouts) it is asked when an operation would
-//! block; and each wait tells the reactor anew what it waits for, for a number
-//! may be another descriptor's by now:
+//! block; and each operation that has to wait tells the reactor anew what it waits
+//! for, for a number may be another descriptor's by now:
 //!
 //! ```text
 //!   recv ─▶ EAGAIN ─▶ F_GETFL, SO_RCVTIMEO ─▶ arm (epoll_ctl) ─▶ park ─▶ recv
-//!                      only now                 ENOENT: it is another one
+//!                      only now                 ENOENT:            ▲       │
+//!                                               it is another one  └───────┘
+//!                                                                EAGAIN again
 //! ```
+//!
+//! The second time round it only parks: what is reported are edges, so nothing
+//! that happens after the last attempt is lost, and a descriptor that is always
+//! "ready" without giving anything (an error queue that nobody reads) does not keep
+//! the hub busy.
 //!
 //! One thing is remembered: which numbers some hub has armed. Whoever closes a
 //! number looks there, and has those who wait for it answered with EBADF *before*
-//! the number can be given out again.
+//! the number can be given out again:
+//!
+//! ```text
+//!   closing:  out of ARMED ─▶ out of every epoll set ─▶ close ─▶ in ARMED? verify
+//!   arming:   into ARMED ─▶ into the epoll set ─▶ still in ARMED? else once more
+//! ```
+//!
+//! So whoever arms it at the same moment on another thread either finds it closed,
+//! or is told.
 
 use std::os::fd::RawFd;
 use std::ptr;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use super::Hub;
 use super::io::Io;
 use super::quiet::Quiet;
-use super::reactor::Direction;
+use super::reactor::{Direction, Source};
 use super::wait::{Kind, Place, Reason};
+use crate::sys::clock;
 use crate::sys::fork::PerProcess;
 use crate::sys::os::{self, Errno};
 use crate::sys::pass::PassThrough;
+
+/// How often a descriptor is tried that the kernel has no room to watch.
+const UNWATCHED_INTERVAL: u64 = 1_000_000;
 
 /// One of several descriptors to wait for.
 #[derive(Clone, Copy, Debug)]
@@ -55,12 +75,61 @@ impl Hub {
             answer => return answer,
         }
         let deadline = patience()?;
+        let mut armed = None;
         loop {
-            self.await_descriptor(fd, direction, deadline)?;
+            let time_is_up = self.await_armed(fd, direction, deadline, &mut armed)?;
             match attempt() {
-                Err(libc::EAGAIN) => {}
+                // A hub that was busy for long finds the time over, and the
+                // descriptor ready.
+                Err(libc::EAGAIN) if !time_is_up => {}
                 answer => return answer,
             }
+        }
+    }
+
+    /// Parks until the descriptor may be ready, or the time is over. What is
+    /// armed for it is kept by the caller from one call to the next.
+    fn await_armed(
+        &self,
+        fd: RawFd,
+        direction: Direction,
+        deadline: Option<u64>,
+        armed: &mut Option<Rc<Source>>,
+    ) -> Result<bool, Errno> {
+        let source = match armed.take() {
+            Some(source) if source.is_armed_for(direction) => source,
+            _ => {
+                let (read, write) = (direction == Direction::Read, direction == Direction::Write);
+                match self.arm_foreign(fd, read, write) {
+                    Ok(source) => source,
+                    Err(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOSPC) => {
+                        return self.await_unwatched(deadline);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        self.renew_budget();
+        let waiters = &source.side(direction).waiters;
+        match self.park_quietly(waiters, direction.reason(fd), Kind::External, deadline) {
+            Quiet::Answered if source.is_gone() => Err(libc::EBADF),
+            Quiet::Answered => {
+                *armed = Some(source);
+                Ok(false)
+            }
+            Quiet::TimedOut => Ok(true),
+            Quiet::Refused(error) => Err(error),
+        }
+    }
+
+    /// The reactor could not be told of a descriptor: it is tried now and then.
+    #[cold]
+    fn await_unwatched(&self, deadline: Option<u64>) -> Result<bool, Errno> {
+        let next = clock::now_ns().saturating_add(UNWATCHED_INTERVAL);
+        let until = deadline.map_or(next, |deadline| deadline.min(next));
+        match self.sleep_quietly(until) {
+            Quiet::Refused(error) => Err(error),
+            _ => Ok(Some(until) == deadline),
         }
     }
 
@@ -75,16 +144,9 @@ impl Hub {
         direction: Direction,
         deadline: Option<u64>,
     ) -> Result<(), Errno> {
-        let saved = os::errno();
-        let armed = self.arm_foreign(fd, direction == Direction::Read, direction == Direction::Write);
-        os::set_errno(saved);
-        let source = armed?;
-        let waiters = &source.side(direction).waiters;
-        match self.park_quietly(waiters, direction.reason(fd), Kind::External, deadline) {
-            Quiet::Answered if source.is_gone() => Err(libc::EBADF),
-            Quiet::Answered => Ok(()),
-            Quiet::TimedOut => Err(libc::EAGAIN),
-            Quiet::Refused(error) => Err(error),
+        match self.await_armed(fd, direction, deadline, &mut None)? {
+            false => Ok(()),
+            true => Err(libc::EAGAIN),
         }
     }
 
@@ -98,7 +160,6 @@ impl Hub {
         interests: &[Interest],
         deadline: Option<u64>,
     ) -> Result<(), Errno> {
-        let saved = os::errno();
         let armed: Result<Vec<_>, Errno> = interests
             .iter()
             .map(|interest| {
@@ -106,7 +167,6 @@ impl Hub {
                 Ok((source, interest))
             })
             .collect();
-        os::set_errno(saved);
         let armed = armed?;
         let mut places: Vec<&dyn Place> = Vec::with_capacity(armed.len());
         for (source, interest) in &armed {
@@ -126,20 +186,24 @@ impl Hub {
         }
     }
 
-    fn arm_foreign(
-        &self,
-        fd: RawFd,
-        read: bool,
-        write: bool,
-    ) -> Result<std::rc::Rc<super::reactor::Source>, Errno> {
+    /// Leaves errno as it is.
+    fn arm_foreign(&self, fd: RawFd, read: bool, write: bool) -> Result<Rc<Source>, Errno> {
+        let saved = os::errno();
         let _pass = PassThrough::enter();
-        let source = self
-            .arm_source(fd, read, write)
-            .map_err(|error| error.raw_os_error().unwrap_or(libc::EBADF))?;
-        if ARMED.insert(fd) || !self.arms_foreign.replace(true) {
+        if !self.arms_foreign.replace(true) {
             everywhere().add(self);
+            // Learns whose process this is, before anybody can ask in a `vfork`.
+            let _ = is_borrowed_memory();
         }
-        Ok(source)
+        let armed = loop {
+            let is_noted = ARMED.insert(fd);
+            let armed = self.arm_source(fd, read, write);
+            if armed.is_err() || !is_noted || ARMED.contains(fd) {
+                break armed;
+            }
+        };
+        os::set_errno(saved);
+        armed.map_err(|error| error.raw_os_error().unwrap_or(libc::EBADF))
     }
 }
 
@@ -149,28 +213,56 @@ fn everywhere() -> &'static Io {
     EVERYWHERE.get(Io::of_nobody)
 }
 
-/// A descriptor number is about to be closed, or to become another's: who waits
-/// for it, on whatever hub, gets EBADF.
+/// Runs `close`, which closes a descriptor number, or makes it another's. Who
+/// waits for it, on whatever hub, gets EBADF.
 #[inline]
-pub(crate) fn closing(fd: RawFd) {
+pub(crate) fn closing<R>(fd: RawFd, close: impl FnOnce() -> R) -> R {
     if ARMED.contains(fd) {
         forget(fd);
     }
+    let answer = close();
+    if ARMED.contains(fd) {
+        verify(fd);
+    }
+    answer
 }
 
 /// As `closing`, for all numbers from the first to the last.
-pub(crate) fn closing_range(first: u32, last: u32) {
-    for fd in ARMED.within(first, last) {
-        forget(fd);
-    }
+pub(crate) fn closing_range<R>(first: u32, last: u32, close: impl FnOnce() -> R) -> R {
+    ARMED.within(first, last).for_each(forget);
+    let answer = close();
+    ARMED.within(first, last).for_each(verify);
+    answer
 }
 
 #[cold]
 fn forget(fd: RawFd) {
+    if is_borrowed_memory() {
+        return;
+    }
     let saved = os::errno();
     ARMED.remove(fd);
     everywhere().retire(fd);
     os::set_errno(saved);
+}
+
+/// Somebody has armed it while it was being closed; or this is the next to have
+/// that number, and all is well with it.
+#[cold]
+fn verify(fd: RawFd) {
+    if is_borrowed_memory() {
+        return;
+    }
+    let saved = os::errno();
+    everywhere().verify(fd);
+    os::set_errno(saved);
+}
+
+/// Whether this is the child of a `vfork`: what it closes is its own, and stays
+/// open in the parent, whose memory it runs in.
+fn is_borrowed_memory() -> bool {
+    static PROCESS: PerProcess<u32> = PerProcess::new();
+    *PROCESS.get(os::process_id) != os::process_id()
 }
 
 /// A set of descriptor numbers that anybody can ask without a lock.
@@ -204,10 +296,10 @@ impl Numbers {
             return false;
         };
         self.chunk(at)
-            .is_some_and(|chunk| chunk[at % PER_CHUNK / 64].load(Ordering::Relaxed) & bit(at) != 0)
+            .is_some_and(|chunk| chunk[at % PER_CHUNK / 64].load(Ordering::SeqCst) & bit(at) != 0)
     }
 
-    /// Whether it is new.
+    /// False if there is no place for it.
     fn insert(&self, fd: RawFd) -> bool {
         let Ok(at) = usize::try_from(fd) else {
             return false;
@@ -227,15 +319,14 @@ impl Numbers {
             }
         }
         self.chunk(at).is_some_and(|chunk| {
-            let word = &chunk[at % PER_CHUNK / 64];
-            word.load(Ordering::Relaxed) & bit(at) == 0
-                && word.fetch_or(bit(at), Ordering::Relaxed) & bit(at) == 0
+            chunk[at % PER_CHUNK / 64].fetch_or(bit(at), Ordering::SeqCst);
+            true
         })
     }
 
     fn remove(&self, fd: RawFd) {
         if let Some(chunk) = self.chunk(fd as usize) {
-            chunk[fd as usize % PER_CHUNK / 64].fetch_and(!bit(fd as usize), Ordering::Relaxed);
+            chunk[fd as usize % PER_CHUNK / 64].fetch_and(!bit(fd as usize), Ordering::SeqCst);
         }
     }
 
@@ -275,8 +366,8 @@ mod tests {
         let all = [0, 63, 64, 4095, 4096, 1_000_000];
         for fd in all {
             assert!(!numbers.contains(fd));
-            assert!(numbers.insert(fd));
-            assert!(!numbers.insert(fd));
+            assert!(numbers.insert(fd) && numbers.contains(fd));
+            assert!(numbers.insert(fd) && numbers.contains(fd));
         }
         assert_eq!(numbers.within(0, u32::MAX).collect::<Vec<_>>(), all);
         assert_eq!(numbers.within(64, 4095).collect::<Vec<_>>(), [64, 4095]);

@@ -243,6 +243,20 @@ impl Io {
         }
     }
 
+    /// Has every hub see whether a number that it may know is still the same
+    /// descriptor's: it has just been closed.
+    pub(super) fn verify(&self, fd: RawFd) {
+        let _pass = PassThrough::enter();
+        let hubs = self.hubs();
+        for shared in hubs.first.iter().chain(&hubs.others) {
+            match Hub::try_current() {
+                Some(hub) if std::ptr::eq(hub.shared_ptr(), &**shared) => hub.verify_source(fd),
+                _ if shared.is_closed() => {}
+                _ => reactor::verify_elsewhere(shared, fd),
+            }
+        }
+    }
+
     fn hubs(&self) -> MutexGuard<'_, Hubs> {
         self.hubs.lock().unwrap_or_else(PoisonError::into_inner)
     }

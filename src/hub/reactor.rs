@@ -135,6 +135,9 @@ pub(super) struct Source {
     generation: u32,
     /// It was taken out: the descriptor is closed, or about to be.
     gone: Cell<bool>,
+    /// What the kernel was asked to report.
+    reading: Cell<bool>,
+    writing: Cell<bool>,
     read: Side,
     write: Side,
 }
@@ -149,6 +152,16 @@ impl Source {
             Direction::Read => &self.read,
             Direction::Write => &self.write,
         }
+    }
+
+    /// Whether a wait in this direction ends without a further word to the
+    /// kernel, when something new happens.
+    pub(super) fn is_armed_for(&self, direction: Direction) -> bool {
+        let armed = match direction {
+            Direction::Read => &self.reading,
+            Direction::Write => &self.writing,
+        };
+        armed.get() && !self.gone.get()
     }
 
     fn wake_everybody(&self) {
@@ -225,6 +238,8 @@ impl Reactor {
             owner,
             generation: self.generation,
             gone: Cell::new(false),
+            reading: Cell::new(interest.is_readable()),
+            writing: Cell::new(interest.is_writable()),
             read: Side::new(),
             write: Side::new(),
         });
@@ -254,6 +269,18 @@ impl Reactor {
         let Some(source) = known else {
             return self.register(fd, NOBODY, interest(read, write));
         };
+        match self.rearm(fd, &source, read, write) {
+            Ok(()) => Ok(source),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.register(fd, NOBODY, interest(read, write))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// As `arm`, for what is known by this number. If the kernel says that it is
+    /// another one by now, who waits for it is told that it is gone.
+    fn rearm(&mut self, fd: RawFd, source: &Rc<Source>, read: bool, write: bool) -> io::Result<()> {
         let all = source.owner != NOBODY;
         let interest = interest(
             all || read || !source.read.waiters.is_empty(),
@@ -261,17 +288,27 @@ impl Reactor {
         );
         let token = token(source.generation, fd as usize);
         let registry = self.poll.registry();
-        match registry.reregister(&mut SourceFd(&fd), token, interest) {
-            Ok(()) => Ok(source),
-            Err(error) => {
+        let armed = registry.reregister(&mut SourceFd(&fd), token, interest);
+        match &armed {
+            Ok(()) => {
+                source.reading.set(interest.is_readable());
+                source.writing.set(interest.is_writable());
+            }
+            Err(_) => {
                 self.sources[fd as usize] = None;
                 self.registered -= 1;
                 source.wake_everybody();
-                if error.kind() != io::ErrorKind::NotFound {
-                    return Err(error);
-                }
-                self.register(fd, NOBODY, interest)
             }
+        }
+        armed
+    }
+
+    /// Somebody has closed this number, or was about to: is what was known by it
+    /// still what has it?
+    fn verify(&mut self, fd: RawFd) {
+        if let Some(source) = self.find(fd, NOBODY).map(Rc::clone) {
+            // Who waits for it has been told by now.
+            let _ = self.rearm(fd, &source, false, false);
         }
     }
 
@@ -350,8 +387,19 @@ impl Wake for Waker {
 /// who waits there, only that hub may touch, so it is left a note.
 pub(super) fn deregister_elsewhere(shared: &HubShared, fd: RawFd, owner: u64) {
     if let Some(registry) = shared.registry.get() {
-        let _ = registry.deregister(&mut SourceFd(&fd));
-        shared.push_retired(fd, owner);
+        let taken_out = registry.deregister(&mut SourceFd(&fd));
+        // Of those of nobody every hub is told, whether it knows them or not.
+        if owner != NOBODY || taken_out.is_ok() {
+            shared.push_retired(fd, owner);
+        }
+    }
+}
+
+/// Has another thread's hub see whether a number that it may know is still the
+/// same descriptor's.
+pub(super) fn verify_elsewhere(shared: &HubShared, fd: RawFd) {
+    if shared.registry.get().is_some() {
+        shared.push_retired(fd, NOBODY);
     }
 }
 
@@ -389,12 +437,24 @@ impl Hub {
         }
     }
 
-    /// Takes out what other threads have closed.
+    /// Sees whether a descriptor without an owner is still the one that was armed.
+    pub(super) fn verify_source(&self, fd: RawFd) {
+        if let Some(reactor) = self.reactor.borrow_mut().as_mut() {
+            reactor.verify(fd);
+        }
+    }
+
+    /// Takes out what other threads have closed. A number without an owner may
+    /// have been used again since the note was written, and armed: the kernel,
+    /// out of whose set the old one was taken first, tells them apart.
     #[cold]
     pub(super) fn deregister_retired(&self) {
         let retired = self.shared.borrow().take_retired();
         for (fd, owner) in retired {
-            self.deregister_source(fd, owner);
+            match owner {
+                NOBODY => self.verify_source(fd),
+                owner => self.deregister_source(fd, owner),
+            }
         }
     }
 

@@ -17,43 +17,51 @@ interposed! {
 
     /// Closes; greenlets that wait for the descriptor get EBADF.
     fn close(fd: c_int) -> c_int {
-        if is_told() {
-            hub::closing(fd);
-        }
         // SAFETY: the caller's promise.
-        unsafe { raw!(libc::SYS_close, fd) }.answer() as c_int
+        let call = || unsafe { raw!(libc::SYS_close, fd) };
+        let answer = match is_told() {
+            true => hub::closing(fd, call),
+            false => call(),
+        };
+        answer.answer() as c_int
     }
 
     /// Closes what had the new number, as `close` does.
     fn dup2(old: c_int, new: c_int) -> c_int {
-        if old != new && is_told() && is_open(old) {
-            hub::closing(new);
-        }
+        // SAFETY: the caller's promise.
+        let call = || unsafe { raw!(libc::SYS_dup3, old, new, 0) };
         let answer = match old == new {
-            // SAFETY: the caller's promise. dup3 would refuse this.
+            // SAFETY: as above. dup3 would refuse this.
             true => unsafe { raw!(libc::SYS_fcntl, old, libc::F_GETFD, 0) }.map(|_| new as usize),
-            // SAFETY: as above.
-            false => unsafe { raw!(libc::SYS_dup3, old, new, 0) },
+            false if is_told() && is_open(old) => hub::closing(new, call),
+            false => call(),
         };
         answer.answer() as c_int
     }
 
     /// Closes what had the new number, as `close` does.
     fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int {
-        if old != new && flags & !libc::O_CLOEXEC == 0 && is_told() && is_open(old) {
-            hub::closing(new);
-        }
         // SAFETY: the caller's promise.
-        unsafe { raw!(libc::SYS_dup3, old, new, flags) }.answer() as c_int
+        let call = || unsafe { raw!(libc::SYS_dup3, old, new, flags) };
+        let is_good = old != new && flags & !libc::O_CLOEXEC == 0;
+        let answer = match is_good && is_told() && is_open(old) {
+            true => hub::closing(new, call),
+            false => call(),
+        };
+        answer.answer() as c_int
     }
 
     /// Closes a range of descriptors, as `close` does.
     fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
-        if flags & libc::CLOSE_RANGE_CLOEXEC as c_int == 0 && first <= last && is_told() {
-            hub::closing_range(first, last);
-        }
         // SAFETY: the caller's promise.
-        unsafe { raw!(libc::SYS_close_range, first, last, flags) }.answer() as c_int
+        let call = || unsafe { raw!(libc::SYS_close_range, first, last, flags) };
+        // With other flags it closes nothing, or does not know them.
+        let closes = flags & !(libc::CLOSE_RANGE_UNSHARE as c_int) == 0 && first <= last;
+        let answer = match closes && is_told() {
+            true => hub::closing_range(first, last, call),
+            false => call(),
+        };
+        answer.answer() as c_int
     }
 
     /// Passes through, in turn with those that change the descriptor's flags.

@@ -5,6 +5,7 @@ use std::ffi::CString;
 use super::entry::{self, Part, Row};
 use crate::error::PatchError;
 use crate::hub;
+use crate::sys::panics::PanicCount;
 
 /// All functions that take the place of libc's.
 static TABLES: &[&[Row]] = &[
@@ -155,6 +156,8 @@ impl Patch {
                 return Err(PatchError::NotInterposed { symbol: row.name });
             }
         }
+        // To be known before a panic hook asks.
+        let _ = PanicCount::get();
         entry::switch_on(self.parts);
         Ok(())
     }
