@@ -30,13 +30,19 @@ fn sleepers() -> Vec<(&'static str, fn(Duration))> {
         ("thread::sleep", std::thread::sleep),
         ("usleep", |time| {
             // SAFETY: it has no preconditions.
-            assert_eq!(checked(|| unsafe { libc::usleep(time.as_micros() as u32) }), Ok(0));
+            assert_eq!(
+                checked(|| unsafe { libc::usleep(time.as_micros() as u32) }),
+                Ok(0)
+            );
         }),
         ("nanosleep", |time| {
             let mut rest = timespec(Duration::MAX / 4);
             let before = rest.tv_sec;
             // SAFETY: both are live.
-            assert_eq!(checked(|| unsafe { libc::nanosleep(&timespec(time), &mut rest) }), Ok(0));
+            assert_eq!(
+                checked(|| unsafe { libc::nanosleep(&timespec(time), &mut rest) }),
+                Ok(0)
+            );
             assert_eq!(rest.tv_sec, before, "the rest is for interrupted sleeps");
         }),
         ("clock_nanosleep", |time| {
@@ -47,7 +53,11 @@ fn sleepers() -> Vec<(&'static str, fn(Duration))> {
             assert_eq!(slept, 0);
         }),
         ("clock_nanosleep until", |time| {
-            for clock in [libc::CLOCK_MONOTONIC, libc::CLOCK_REALTIME, libc::CLOCK_BOOTTIME] {
+            for clock in [
+                libc::CLOCK_MONOTONIC,
+                libc::CLOCK_REALTIME,
+                libc::CLOCK_BOOTTIME,
+            ] {
                 let request = timespec(now(clock) + time);
                 let (absolute, none) = (libc::TIMER_ABSTIME, std::ptr::null_mut());
                 // SAFETY: the request is live.
@@ -156,25 +166,52 @@ fn a_spinning_greenlet_that_yields_lets_timers_fire() {
 fn bad_requests_are_answered_as_by_the_kernel() {
     let _watchdog = patched();
     let bad = [
-        (libc::timespec { tv_sec: -1, tv_nsec: 0 }, libc::EINVAL),
-        (libc::timespec { tv_sec: 0, tv_nsec: -1 }, libc::EINVAL),
-        (libc::timespec { tv_sec: 0, tv_nsec: 1_000_000_000 }, libc::EINVAL),
+        (
+            libc::timespec {
+                tv_sec: -1,
+                tv_nsec: 0,
+            },
+            libc::EINVAL,
+        ),
+        (
+            libc::timespec {
+                tv_sec: 0,
+                tv_nsec: -1,
+            },
+            libc::EINVAL,
+        ),
+        (
+            libc::timespec {
+                tv_sec: 0,
+                tv_nsec: 1_000_000_000,
+            },
+            libc::EINVAL,
+        ),
     ];
     in_greenlet(move || {
         let none = std::ptr::null_mut();
         for (request, error) in &bad {
             // SAFETY: the request is live.
-            assert_eq!(checked(|| unsafe { libc::nanosleep(request, none) }), Err(*error));
+            assert_eq!(
+                checked(|| unsafe { libc::nanosleep(request, none) }),
+                Err(*error)
+            );
             for flags in [0, libc::TIMER_ABSTIME] {
                 let clock = libc::CLOCK_MONOTONIC;
                 // SAFETY: as above.
-                assert_eq!(unsafe { libc::clock_nanosleep(clock, flags, request, none) }, *error);
+                assert_eq!(
+                    unsafe { libc::clock_nanosleep(clock, flags, request, none) },
+                    *error
+                );
             }
         }
         for request in [std::ptr::null(), nowhere::<libc::timespec>().cast_const()] {
             // SAFETY: the kernel finds out that there is nothing.
             unsafe {
-                assert_eq!(checked(|| libc::nanosleep(request, none)), Err(libc::EFAULT));
+                assert_eq!(
+                    checked(|| libc::nanosleep(request, none)),
+                    Err(libc::EFAULT)
+                );
                 for flags in [0, libc::TIMER_ABSTIME] {
                     let slept = libc::clock_nanosleep(libc::CLOCK_MONOTONIC, flags, request, none);
                     assert_eq!(slept, libc::EFAULT);
@@ -182,13 +219,27 @@ fn bad_requests_are_answered_as_by_the_kernel() {
             }
         }
         let nothing = timespec(Duration::ZERO);
-        for clock in [77, -1, libc::CLOCK_MONOTONIC_RAW, libc::CLOCK_THREAD_CPUTIME_ID] {
+        for clock in [
+            77,
+            -1,
+            libc::CLOCK_MONOTONIC_RAW,
+            libc::CLOCK_THREAD_CPUTIME_ID,
+        ] {
             // SAFETY: the request is live.
             unsafe {
-                let raw =
-                    libc::syscall(libc::SYS_clock_nanosleep, clock, 0, &raw const nothing, none);
+                let raw = libc::syscall(
+                    libc::SYS_clock_nanosleep,
+                    clock,
+                    0,
+                    &raw const nothing,
+                    none,
+                );
                 let raw = if raw == 0 { 0 } else { patched::errno() };
-                assert_eq!(libc::clock_nanosleep(clock, 0, &nothing, none), raw, "clock {clock}");
+                assert_eq!(
+                    libc::clock_nanosleep(clock, 0, &nothing, none),
+                    raw,
+                    "clock {clock}"
+                );
             }
         }
     });
@@ -201,7 +252,10 @@ fn a_sleep_for_ever_is_one() {
     greenlet::sleep(MS * 5);
     assert!(!sleeping.is_finished());
     sleeping.kill();
-    assert!(sleeping.join().is_ok(), "a sleep ends early, and is not unwound");
+    assert!(
+        sleeping.join().is_ok(),
+        "a sleep ends early, and is not unwound"
+    );
 }
 
 #[test]

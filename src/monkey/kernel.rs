@@ -17,7 +17,10 @@ use crate::sys::pass::PassThrough;
 /// Whether a descriptor is that of a regular file, a directory or a block device:
 /// those are always ready, as `poll` has it, and what they wait for is the disk.
 pub(super) fn is_on_disk(fd: RawFd) -> Result<bool, Errno> {
-    Ok(matches!(kind(fd)?, libc::S_IFREG | libc::S_IFDIR | libc::S_IFBLK))
+    Ok(matches!(
+        kind(fd)?,
+        libc::S_IFREG | libc::S_IFDIR | libc::S_IFBLK
+    ))
 }
 
 /// Whether a descriptor is that of a pipe, named or not.

@@ -303,7 +303,14 @@ unsafe fn messages_parking(
             || kernel::patience_of_socket(fd, flags, libc::SO_RCVTIMEO),
             // SAFETY: the caller's promise, of a part of the array.
             || unsafe {
-                raw!(libc::SYS_recvmmsg, fd, at, count - got, flags | MSG_DONTWAIT, null)
+                raw!(
+                    libc::SYS_recvmmsg,
+                    fd,
+                    at,
+                    count - got,
+                    flags | MSG_DONTWAIT,
+                    null
+                )
             },
         );
         match answer {

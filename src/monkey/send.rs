@@ -106,11 +106,18 @@ pub(super) unsafe fn transmit_parking(
     to_len: socklen_t,
 ) -> Result<usize, Errno> {
     let len = len.min(MOST);
-    all_of(hub, fd, 0, || len, flags, |sent, flags| {
-        let (at, left) = (buffer.wrapping_byte_add(sent), len - sent);
-        // SAFETY: the caller's promise, of a part of the buffer.
-        unsafe { raw!(libc::SYS_sendto, fd, at, left, flags, to, to_len) }
-    })
+    all_of(
+        hub,
+        fd,
+        0,
+        || len,
+        flags,
+        |sent, flags| {
+            let (at, left) = (buffer.wrapping_byte_add(sent), len - sent);
+            // SAFETY: the caller's promise, of a part of the buffer.
+            unsafe { raw!(libc::SYS_sendto, fd, at, left, flags, to, to_len) }
+        },
+    )
 }
 
 /// Calls until all is sent, of which `sent` has been. `once` gets how much has been,
@@ -211,7 +218,13 @@ unsafe fn messages_parking(
                 let at = messages.wrapping_add(done as usize);
                 // SAFETY: the caller's promise, of a part of the array.
                 unsafe {
-                    raw!(libc::SYS_sendmmsg, fd, at, count - done, flags | MSG_DONTWAIT)
+                    raw!(
+                        libc::SYS_sendmmsg,
+                        fd,
+                        at,
+                        count - done,
+                        flags | MSG_DONTWAIT
+                    )
                 }
             },
         );

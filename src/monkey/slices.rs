@@ -141,7 +141,10 @@ mod tests {
         assert_eq!(lens(slices.after(0)), [4, 6, 2]);
         assert_eq!(lens(slices.after(4)), [6, 2]);
         assert_eq!(lens(slices.after(5)), [5, 2]);
-        assert_eq!(slices.after(5)[0].iov_base, array[2].iov_base.wrapping_byte_add(1));
+        assert_eq!(
+            slices.after(5)[0].iov_base,
+            array[2].iov_base.wrapping_byte_add(1)
+        );
         assert_eq!(lens(slices.part(3, 4)), [1, 3]);
         assert!(slices.after(12).is_empty());
     }

@@ -171,8 +171,17 @@ unsafe fn unsocketed_read(
     }
     let attempt = || {
         // SAFETY: as above.
-        match unsafe { raw!(libc::SYS_preadv2, fd, slices, count, -1i64, -1i64, libc::RWF_NOWAIT) }
-        {
+        match unsafe {
+            raw!(
+                libc::SYS_preadv2,
+                fd,
+                slices,
+                count,
+                -1i64,
+                -1i64,
+                libc::RWF_NOWAIT
+            )
+        } {
             Err(libc::EOPNOTSUPP) => match kernel::ready_for(fd, libc::POLLIN) {
                 0 => Err(libc::EAGAIN),
                 _ => plain(),
@@ -272,7 +281,15 @@ unsafe fn unsocketed_write(
                 };
                 // SAFETY: as above, of a part of it.
                 let n = match unsafe {
-                    raw!(libc::SYS_pwritev2, fd, at, left, -1i64, -1i64, libc::RWF_NOWAIT)
+                    raw!(
+                        libc::SYS_pwritev2,
+                        fd,
+                        at,
+                        left,
+                        -1i64,
+                        -1i64,
+                        libc::RWF_NOWAIT
+                    )
                 } {
                     Err(libc::EOPNOTSUPP) => {
                         write_some(fd, rest.get_or_insert_with(known), written)

@@ -85,7 +85,14 @@ pub fn checked<N: Copy + Into<i64>>(call: impl FnOnce() -> N) -> Result<usize, i
 pub fn pair(kind: i32) -> (OwnedFd, OwnedFd) {
     let mut fds = [0; 2];
     // SAFETY: the array has room for two.
-    let made = unsafe { libc::socketpair(libc::AF_UNIX, kind | libc::SOCK_CLOEXEC, 0, fds.as_mut_ptr()) };
+    let made = unsafe {
+        libc::socketpair(
+            libc::AF_UNIX,
+            kind | libc::SOCK_CLOEXEC,
+            0,
+            fds.as_mut_ptr(),
+        )
+    };
     assert_eq!(made, 0);
     // SAFETY: just made, and nobody else's.
     unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) }
@@ -119,7 +126,11 @@ pub fn kernel_flags(fd: RawFd) -> i32 {
 #[track_caller]
 pub fn assert_blocking(fd: &impl AsRawFd) {
     let odd = libc::O_NONBLOCK | libc::O_APPEND;
-    assert_eq!(kernel_flags(fd.as_raw_fd()) & odd, 0, "O_NONBLOCK was left behind");
+    assert_eq!(
+        kernel_flags(fd.as_raw_fd()) & odd,
+        0,
+        "O_NONBLOCK was left behind"
+    );
 }
 
 pub fn set_nonblocking(fd: &impl AsRawFd, on: bool) {
@@ -129,7 +140,10 @@ pub fn set_nonblocking(fd: &impl AsRawFd, on: bool) {
         false => flags & !libc::O_NONBLOCK,
     };
     // SAFETY: the call takes no memory.
-    assert_eq!(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags) }, 0);
+    assert_eq!(
+        unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags) },
+        0
+    );
 }
 
 pub fn recv(fd: &impl AsRawFd, buffer: &mut [u8], flags: i32) -> Result<usize, i32> {
@@ -170,7 +184,10 @@ pub fn set_timeout(fd: &impl AsRawFd, option: i32, time: std::time::Duration) {
     let len = size_of::<libc::timeval>() as u32;
     let (fd, at) = (fd.as_raw_fd(), (&raw const time).cast());
     // SAFETY: the option is a timeval.
-    assert_eq!(unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, option, at, len) }, 0);
+    assert_eq!(
+        unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, option, at, len) },
+        0
+    );
 }
 
 /// How many descriptors this process has open.
