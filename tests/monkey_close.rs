@@ -48,7 +48,11 @@ fn who_waits_for_a_descriptor_that_is_closed_gets_ebadf() {
             assert_eq!(checked(|| unsafe { libc::close_range(fd, fd, 0) }), Ok(0));
         },
         // Another thread, which has no hub.
-        |fd| std::thread::spawn(move || drop(close(fd).unwrap())).join().unwrap(),
+        |fd| {
+            std::thread::spawn(move || drop(close(fd).unwrap()))
+                .join()
+                .unwrap()
+        },
     ];
     for (number, way) in ways.into_iter().enumerate() {
         for write in [false, true] {
@@ -67,7 +71,10 @@ fn who_waits_for_a_descriptor_that_is_closed_gets_ebadf() {
     }
     let (reader, _writer) = pipe();
     let fd = reader.into_raw_fd();
-    assert_eq!(parks(move || read(&fd, &mut [0; 4]), || drop(close(fd))), Err(libc::EBADF));
+    assert_eq!(
+        parks(move || read(&fd, &mut [0; 4]), || drop(close(fd))),
+        Err(libc::EBADF)
+    );
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let fd = listener.as_raw_fd();
     let accept = move || {
@@ -91,12 +98,21 @@ fn a_failed_dup2_closes_nothing() {
             // SAFETY: they change nothing.
             unsafe {
                 assert_eq!(checked(|| libc::dup3(fd, fd, 0)), Err(libc::EINVAL));
-                assert_eq!(checked(|| libc::dup3(b.as_raw_fd(), fd, 77)), Err(libc::EINVAL));
+                assert_eq!(
+                    checked(|| libc::dup3(b.as_raw_fd(), fd, 77)),
+                    Err(libc::EINVAL)
+                );
                 let fd = fd as u32;
                 let flags = libc::CLOSE_RANGE_CLOEXEC as i32;
                 assert_eq!(checked(|| libc::close_range(fd, fd, flags)), Ok(0));
-                assert_eq!(checked(|| libc::close_range(fd, fd, 1 << 20)), Err(libc::EINVAL));
-                assert_eq!(checked(|| libc::close_range(fd, fd - 1, 0)), Err(libc::EINVAL));
+                assert_eq!(
+                    checked(|| libc::close_range(fd, fd, 1 << 20)),
+                    Err(libc::EINVAL)
+                );
+                assert_eq!(
+                    checked(|| libc::close_range(fd, fd - 1, 0)),
+                    Err(libc::EINVAL)
+                );
             }
             assert_eq!(send(&b, b"abc", 0), Ok(3));
         },
@@ -126,7 +142,10 @@ fn a_number_that_is_used_again_is_another_descriptor() {
             greenlet::yield_now();
             assert_eq!(first.join().unwrap(), Err(libc::EBADF));
             greenlet::sleep(MS / 10);
-            assert!(!second.is_finished(), "the second was told of the first's end");
+            assert!(
+                !second.is_finished(),
+                "the second was told of the first's end"
+            );
             assert_eq!(send(&d, b"second", 0), Ok(6));
             assert_eq!(second.join().unwrap(), Ok(4));
             assert_eq!(close(fd), Ok(0));
@@ -140,7 +159,10 @@ fn a_number_that_was_closed_behind_our_back_is_another_descriptor() {
     let _watchdog = patched();
     let (a, b) = pair(libc::SOCK_STREAM);
     let fd = a.as_raw_fd();
-    let got = parks(move || recv(&fd, &mut [0; 4], 0), || assert_eq!(send(&b, b"abc", 0), Ok(3)));
+    let got = parks(
+        move || recv(&fd, &mut [0; 4], 0),
+        || assert_eq!(send(&b, b"abc", 0), Ok(3)),
+    );
     assert_eq!(got, Ok(3));
     // SAFETY: the number is closed by us alone.
     unsafe {
@@ -149,7 +171,10 @@ fn a_number_that_was_closed_behind_our_back_is_another_descriptor() {
     }
     let (c, d) = pair(libc::SOCK_STREAM);
     let again = if c.as_raw_fd() == fd { c } else { return };
-    let got = parks(move || recv(&again, &mut [0; 4], 0), || assert_eq!(send(&d, b"de", 0), Ok(2)));
+    let got = parks(
+        move || recv(&again, &mut [0; 4], 0),
+        || assert_eq!(send(&d, b"de", 0), Ok(2)),
+    );
     assert_eq!(got, Ok(2));
 }
 
@@ -157,25 +182,30 @@ fn a_number_that_was_closed_behind_our_back_is_another_descriptor() {
 #[test]
 fn what_is_closed_at_the_very_moment_of_waiting_is_not_waited_for() {
     // Nobody else is to use the numbers again.
-    common::alone("what_is_closed_at_the_very_moment_of_waiting_is_not_waited_for", || {
-        let _watchdog = patched();
-        const ROUNDS: usize = 5000;
-        let (to_close, closing) = mpsc::channel::<RawFd>();
-        let closer = std::thread::spawn(move || {
-            // SAFETY: the number was given away.
-            closing.iter().for_each(|fd| assert_eq!(unsafe { libc::close(fd) }, 0));
-        });
-        for round in 0..ROUNDS {
-            let (a, _b) = pair(libc::SOCK_STREAM);
-            let fd = a.into_raw_fd();
-            let reading = greenlet::spawn(move || recv(&fd, &mut [0; 4], 0));
-            to_close.send(fd).unwrap();
-            (0..round % 500).for_each(|_| std::hint::spin_loop());
-            assert_eq!(reading.join().unwrap(), Err(libc::EBADF));
-        }
-        drop(to_close);
-        closer.join().unwrap();
-    });
+    common::alone(
+        "what_is_closed_at_the_very_moment_of_waiting_is_not_waited_for",
+        || {
+            let _watchdog = patched();
+            const ROUNDS: usize = 5000;
+            let (to_close, closing) = mpsc::channel::<RawFd>();
+            let closer = std::thread::spawn(move || {
+                // SAFETY: the number was given away.
+                closing
+                    .iter()
+                    .for_each(|fd| assert_eq!(unsafe { libc::close(fd) }, 0));
+            });
+            for round in 0..ROUNDS {
+                let (a, _b) = pair(libc::SOCK_STREAM);
+                let fd = a.into_raw_fd();
+                let reading = greenlet::spawn(move || recv(&fd, &mut [0; 4], 0));
+                to_close.send(fd).unwrap();
+                (0..round % 500).for_each(|_| std::hint::spin_loop());
+                assert_eq!(reading.join().unwrap(), Err(libc::EBADF));
+            }
+            drop(to_close);
+            closer.join().unwrap();
+        },
+    );
 }
 
 #[test]
@@ -191,7 +221,10 @@ fn two_hubs_wait_for_one_descriptor_and_both_hear_of_its_end() {
         waiting.join().unwrap()
     });
     is_ready.recv().unwrap();
-    let got = parks(move || recv(&fd, &mut [0; 4], 0), || assert_eq!(close(fd), Ok(0)));
+    let got = parks(
+        move || recv(&fd, &mut [0; 4], 0),
+        || assert_eq!(close(fd), Ok(0)),
+    );
     assert_eq!(got, Err(libc::EBADF));
     assert_eq!(other.join().unwrap(), Err(libc::EBADF));
     drop(b);
@@ -234,7 +267,10 @@ fn a_descriptor_that_was_passed_by_a_message_parks() {
     let receive = move || receive_descriptor(&a, libc::MSG_WAITALL);
     let fd = parks(receive, || send_descriptor(&b, &passed));
     drop(passed);
-    let got = parks(move || recv(&fd, &mut [0; 4], 0), || drop(send(&partner, b"abc", 0)));
+    let got = parks(
+        move || recv(&fd, &mut [0; 4], 0),
+        || drop(send(&partner, b"abc", 0)),
+    );
     assert_eq!(got, Ok(3));
 }
 
@@ -246,7 +282,10 @@ fn send_descriptor(to: &OwnedFd, fd: &OwnedFd) {
     assert_eq!(send(to, b"x", 0), Ok(1));
     greenlet::sleep(MS);
     let mut byte = [7u8];
-    let mut iov = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
+    let mut iov = libc::iovec {
+        iov_base: byte.as_mut_ptr().cast(),
+        iov_len: 1,
+    };
     let mut control = Control([0; 64]);
     // SAFETY: the message and its parts are live, and there is room.
     unsafe {
@@ -259,14 +298,22 @@ fn send_descriptor(to: &OwnedFd, fd: &OwnedFd) {
         header.cmsg_level = libc::SOL_SOCKET;
         header.cmsg_type = libc::SCM_RIGHTS;
         header.cmsg_len = libc::CMSG_LEN(4) as usize;
-        libc::CMSG_DATA(header).cast::<i32>().write_unaligned(fd.as_raw_fd());
-        assert_eq!(checked(|| libc::sendmsg(to.as_raw_fd(), &message, 0) as i64), Ok(1));
+        libc::CMSG_DATA(header)
+            .cast::<i32>()
+            .write_unaligned(fd.as_raw_fd());
+        assert_eq!(
+            checked(|| libc::sendmsg(to.as_raw_fd(), &message, 0) as i64),
+            Ok(1)
+        );
     }
 }
 
 fn receive_descriptor(from: &OwnedFd, flags: i32) -> OwnedFd {
     let mut bytes = [0u8; 2];
-    let mut iov = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: 2 };
+    let mut iov = libc::iovec {
+        iov_base: bytes.as_mut_ptr().cast(),
+        iov_len: 2,
+    };
     let mut control = Control([0; 64]);
     // SAFETY: the message and its parts are live, and there is room.
     unsafe {
@@ -275,7 +322,10 @@ fn receive_descriptor(from: &OwnedFd, flags: i32) -> OwnedFd {
         message.msg_iovlen = 1;
         message.msg_control = control.0.as_mut_ptr().cast();
         message.msg_controllen = 64;
-        assert_eq!(checked(|| libc::recvmsg(from.as_raw_fd(), &mut message, flags) as i64), Ok(2));
+        assert_eq!(
+            checked(|| libc::recvmsg(from.as_raw_fd(), &mut message, flags) as i64),
+            Ok(2)
+        );
         assert_eq!(message.msg_flags & libc::MSG_CTRUNC, 0);
         let header = libc::CMSG_FIRSTHDR(&message);
         assert!(!header.is_null(), "the descriptor was lost");
@@ -285,33 +335,36 @@ fn receive_descriptor(from: &OwnedFd, flags: i32) -> OwnedFd {
 
 #[test]
 fn a_forked_child_parks_on_what_it_has_inherited_and_the_parent_goes_on() {
-    common::alone("a_forked_child_parks_on_what_it_has_inherited_and_the_parent_goes_on", || {
-        let _watchdog = patched();
-        let (a, b) = pair(libc::SOCK_STREAM);
-        let (c, d) = pair(libc::SOCK_STREAM);
-        let inherited = clone(&a);
-        let got = parks(
-            move || recv(&inherited, &mut [0; 4], libc::MSG_WAITALL),
-            || {
-                let ended = common::fork(|| {
-                    // The parent's greenlet is not here, but its descriptors are.
-                    let number = c.as_raw_fd();
-                    let got = parks(
-                        move || recv(&number, &mut [0; 4], 0),
-                        || assert_eq!(send(&d, b"abc", 0), Ok(3)),
-                    );
-                    assert_eq!(got, Ok(3));
-                    // Closing a copy is nothing to the parent.
-                    drop(close(a.as_raw_fd()));
-                    0
-                });
-                assert_eq!(ended, 0);
-                greenlet::sleep(MS);
-                assert_eq!(send(&b, b"on__", 0), Ok(4));
-            },
-        );
-        assert_eq!(got, Ok(4));
-    });
+    common::alone(
+        "a_forked_child_parks_on_what_it_has_inherited_and_the_parent_goes_on",
+        || {
+            let _watchdog = patched();
+            let (a, b) = pair(libc::SOCK_STREAM);
+            let (c, d) = pair(libc::SOCK_STREAM);
+            let inherited = clone(&a);
+            let got = parks(
+                move || recv(&inherited, &mut [0; 4], libc::MSG_WAITALL),
+                || {
+                    let ended = common::fork(|| {
+                        // The parent's greenlet is not here, but its descriptors are.
+                        let number = c.as_raw_fd();
+                        let got = parks(
+                            move || recv(&number, &mut [0; 4], 0),
+                            || assert_eq!(send(&d, b"abc", 0), Ok(3)),
+                        );
+                        assert_eq!(got, Ok(3));
+                        // Closing a copy is nothing to the parent.
+                        drop(close(a.as_raw_fd()));
+                        0
+                    });
+                    assert_eq!(ended, 0);
+                    greenlet::sleep(MS);
+                    assert_eq!(send(&b, b"on__", 0), Ok(4));
+                },
+            );
+            assert_eq!(got, Ok(4));
+        },
+    );
 }
 
 #[test]
@@ -376,7 +429,11 @@ fn a_hundred_greenlets_read_one_descriptor() {
             assert_eq!(send(&b, b"x", 0), Ok(1));
             common::until(|| order.get() == count);
         }
-        assert!(greenlet::joinall(waiting).into_iter().all(|got| got.unwrap() == Ok(1)));
+        assert!(
+            greenlet::joinall(waiting)
+                .into_iter()
+                .all(|got| got.unwrap() == Ok(1))
+        );
     }
     // And all are told when it is closed.
     let (a, _b) = pair(libc::SOCK_STREAM);
@@ -394,7 +451,11 @@ fn a_hundred_greenlets_read_one_descriptor() {
         .collect();
     greenlet::sleep(MS * 2);
     assert_eq!(close(fd), Ok(0));
-    assert!(greenlet::joinall(waiting).into_iter().all(|got| got.unwrap() == Err(libc::EBADF)));
+    assert!(
+        greenlet::joinall(waiting)
+            .into_iter()
+            .all(|got| got.unwrap() == Err(libc::EBADF))
+    );
 }
 
 #[test]
@@ -404,14 +465,17 @@ fn a_reader_and_a_writer_of_one_descriptor_do_not_hold_each_other_up() {
     let (a, b) = tcp_pair();
     let both = |stream: &TcpStream| {
         let (reader, writer) = (stream.try_clone().unwrap(), stream.try_clone().unwrap());
-        let reading = greenlet::spawn(move || {
-            recv(&reader, &mut vec![0; SIZE], libc::MSG_WAITALL).unwrap()
-        });
+        let reading =
+            greenlet::spawn(move || recv(&reader, &mut vec![0; SIZE], libc::MSG_WAITALL).unwrap());
         let writing = greenlet::spawn(move || send(&writer, &vec![7; SIZE], 0).unwrap());
         [reading, writing]
     };
     let all: Vec<_> = both(&a).into_iter().chain(both(&b)).collect();
-    assert!(greenlet::joinall(all).into_iter().all(|n| n.unwrap() == SIZE));
+    assert!(
+        greenlet::joinall(all)
+            .into_iter()
+            .all(|n| n.unwrap() == SIZE)
+    );
 }
 
 /// They are non-blocking, which is to be found by who takes their descriptors.
@@ -422,7 +486,10 @@ fn own_sockets_stay_nonblocking() {
     let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (own, _) = listener.accept().unwrap();
     let fd = own.as_raw_fd();
-    assert_eq!(in_greenlet(move || recv(&fd, &mut [0; 1], 0)), Err(libc::EAGAIN));
+    assert_eq!(
+        in_greenlet(move || recv(&fd, &mut [0; 1], 0)),
+        Err(libc::EAGAIN)
+    );
     drop((own, client));
 }
 

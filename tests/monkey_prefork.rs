@@ -14,8 +14,9 @@ use patched::{assert_blocking, pair, recv, send};
 
 const CHILDREN: usize = 4;
 const GREENLETS: usize = 5;
-const CONNECTIONS: usize = 2000;
-const AT_ONCE: usize = 20;
+const ROUNDS: usize = 800;
+const AT_ONCE: usize = 8;
+const CONNECTIONS: usize = ROUNDS * AT_ONCE;
 
 /// A child that serves connections until it is told to end. Its code tells the error
 /// of its first accept that failed.
@@ -32,9 +33,15 @@ fn patched_child(listener: &TcpListener, orders: &OwnedFd) -> i32 {
             }
         });
     }
-    // If an accept blocked the thread, this would never be read.
-    assert_eq!(recv(orders, &mut [0; 1], 0), Ok(1));
-    0
+    // If an accept blocked the thread, an order would never be read.
+    let mut order = [0];
+    loop {
+        assert_eq!(recv(orders, &mut order, 0), Ok(1));
+        if order == *b"e" {
+            return 0;
+        }
+        assert_eq!(send(orders, b"here", 0), Ok(4));
+    }
 }
 
 /// A child in which nothing is patched, and which blocks in accept.
@@ -76,25 +83,31 @@ fn prefork_servers_share_a_listener() {
                 }
             })
             .collect();
-        let clients: Vec<_> = (0..AT_ONCE)
-            .map(|_| {
-                greenlet::spawn(move || {
-                    let mut served = String::new();
-                    for _ in 0..CONNECTIONS / AT_ONCE {
+        let mut served = String::new();
+        for _ in 0..ROUNDS {
+            let clients: Vec<_> = (0..AT_ONCE)
+                .map(|_| {
+                    greenlet::spawn(move || {
+                        let mut served = String::new();
                         let mut stream = TcpStream::connect(address).unwrap();
                         stream.read_to_string(&mut served).unwrap();
-                    }
-                    served
+                        served
+                    })
                 })
-            })
-            .collect();
-        let served: String = greenlet::joinall(clients).into_iter().map(Result::unwrap).collect();
+                .collect();
+            served.extend(greenlet::joinall(clients).into_iter().map(Result::unwrap));
+            // Nobody connects now: who answers is not blocked in an accept.
+            for (_, orders) in &children {
+                assert_eq!(send(orders, b"?", 0), Ok(1));
+                assert_eq!(recv(orders, &mut [0; 4], libc::MSG_WAITALL), Ok(4));
+            }
+        }
         assert_eq!(served.len(), CONNECTIONS, "each is served, and once");
         let by = |who| served.chars().filter(|by| *by == who).count();
         assert!(by('p') > 0 && by('p') + by('u') == CONNECTIONS);
         assert_blocking(&listener);
         for (child, orders) in children {
-            assert_eq!(send(&orders, b"x", 0), Ok(1));
+            assert_eq!(send(&orders, b"e", 0), Ok(1));
             assert_eq!(common::reap(child), 0, "an accept failed");
         }
         // SAFETY: it is our child.
