@@ -28,7 +28,10 @@ fn a_slow_page_is_got(address: &str) {
     });
 }
 
-#[expect(clippy::unbuffered_bytes, reason = "many small reads are what is tried")]
+#[expect(
+    clippy::unbuffered_bytes,
+    reason = "many small reads are what is tried"
+)]
 fn a_body_is_read_byte_by_byte(address: &str) {
     let url = format!("http://{address}/slow.txt");
     overlap(|_, flight| {
