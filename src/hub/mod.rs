@@ -91,7 +91,7 @@ pub(crate) use self::interrupt::{TimeoutFrame, check_interrupts, kill, throw_kil
 pub(crate) use self::io::{Io, Patience};
 pub(crate) use self::monitor::{Guard, Guarded, Monitor, Ready, Wait, interrupted};
 pub use self::parker::{Parker, Unparker};
-pub(crate) use self::quiet::{Quiet, passing};
+pub(crate) use self::quiet::{Quiet, passes_through, passing, run_handler};
 pub(crate) use self::reactor::Direction;
 pub(crate) use self::report::panic_deadlock;
 pub use self::report::report;

@@ -19,12 +19,12 @@
 
 use std::time::Duration;
 
+use super::Hub;
 use super::task::{self, KILL, State, TIMEOUT, TaskPtr};
 use super::wait::{self, Kind, Place, Reason, WaitQueue, Woken};
-use super::Hub;
 use crate::sys::os::Errno;
 use crate::sys::panics::PanicCount;
-use crate::sys::{clock, os, pass};
+use crate::sys::{clock, handler, os, pass};
 
 /// So many calls in a row are refused before a greenlet is given up.
 const MOST_REFUSALS: u8 = 100;
@@ -50,7 +50,13 @@ impl Hub {
     #[inline(always)]
     pub(crate) fn parking() -> Option<&'static Hub> {
         let hub = Hub::try_current()?;
-        (!pass::is_set() && hub.may_park()).then_some(hub)
+        (!pass::is_set(|| hub.greenlet_here()) && hub.may_park()).then_some(hub)
+    }
+
+    /// A number of the greenlet whose turn it is, for `sys::handler`.
+    #[inline]
+    fn greenlet_here(&self) -> usize {
+        self.current().0.as_ptr() as usize
     }
 
     #[inline]
@@ -182,6 +188,23 @@ impl Hub {
         os::set_errno(saved);
         ended
     }
+}
+
+/// Runs a signal handler, in which nothing parks. Async-signal-safe.
+#[inline(always)]
+pub(crate) fn run_handler(handler: impl FnOnce()) {
+    handler::run(greenlet_here(), handler);
+}
+
+/// Whether this is the hub's own code, or a signal handler: either may stand in
+/// the middle of something.
+#[inline(always)]
+pub(crate) fn passes_through() -> bool {
+    pass::is_set(greenlet_here)
+}
+
+fn greenlet_here() -> usize {
+    Hub::try_current().map_or(0, Hub::greenlet_here)
 }
 
 /// Has blocking calls of the current greenlet block the thread while `f` runs.

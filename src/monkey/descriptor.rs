@@ -10,7 +10,6 @@ use super::entry::{Answer, interposed, is_any_on, raw};
 use super::kernel;
 use crate::hub;
 use crate::sys::os::Errno;
-use crate::sys::pass;
 
 interposed! {
     Sockets;
@@ -86,7 +85,7 @@ interposed! {
 /// stand in the middle of what would tell them.
 #[inline(always)]
 fn is_told() -> bool {
-    is_any_on() && !pass::is_set()
+    is_any_on() && !hub::passes_through()
 }
 
 fn is_open(fd: c_int) -> bool {
@@ -104,4 +103,3 @@ unsafe fn control(fd: c_int, command: c_int, argument: usize) -> Result<usize, E
         _ => call(),
     }
 }
-

@@ -49,6 +49,7 @@ mod kernel;
 mod patch;
 mod receive;
 mod send;
+mod signal;
 mod sleep;
 mod slices;
 mod stream;

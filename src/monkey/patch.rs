@@ -3,6 +3,7 @@
 use std::ffi::CString;
 
 use super::entry::{self, Part, Row};
+use super::signal;
 use crate::error::PatchError;
 use crate::hub;
 
@@ -14,6 +15,7 @@ static TABLES: &[&[Row]] = &[
     super::connect::ROWS,
     super::stream::ROWS,
     super::descriptor::ROWS,
+    super::signal::ROWS,
 ];
 
 fn rows() -> impl Iterator<Item = &'static Row> {
@@ -155,6 +157,8 @@ impl Patch {
                 return Err(PatchError::NotInterposed { symbol: row.name });
             }
         }
+        // Before anything parks, for handlers must not.
+        signal::wrap_all();
         entry::switch_on(self.parts);
         Ok(())
     }

@@ -3,6 +3,7 @@
 
 pub(crate) mod clock;
 pub(crate) mod fork;
+pub(crate) mod handler;
 pub(crate) mod helpers;
 pub(crate) mod os;
 pub(crate) mod panics;
