@@ -20,6 +20,7 @@
 use std::time::Duration;
 
 use super::Hub;
+use super::parker::Parker;
 use super::task::{self, KILL, State, TIMEOUT, TaskPtr};
 use super::wait::{self, Kind, Place, Reason, WaitQueue, Woken};
 use crate::sys::os::Errno;
@@ -154,6 +155,13 @@ impl Hub {
         self.quietly(kind, |kind| wait::park_any(places, reason, kind, deadline))
     }
 
+    /// Parks the current greenlet until the parker's other half is called, from
+    /// outside. Without `interruptible` a kill or a timeout does not end that: it
+    /// stays pending, and nobody hears of it here.
+    pub(crate) fn wait_quietly(&self, parker: &Parker, interruptible: bool) -> Quiet {
+        self.quietly(Kind::External, |_| parker.try_wait(None, interruptible))
+    }
+
     /// Lets time pass.
     pub(crate) fn sleep_quietly(&self, deadline: u64) -> Quiet {
         let nobody = WaitQueue::new();
@@ -163,6 +171,15 @@ impl Hub {
             Kind::External,
             Some(deadline),
         )
+    }
+
+    /// As `sleep_quietly`, with the answer of a wait for a descriptor: EAGAIN when
+    /// the time is over.
+    pub(crate) fn pause_quietly(&self, deadline: u64) -> Result<(), Errno> {
+        match self.sleep_quietly(deadline) {
+            Quiet::Refused(error) => Err(error),
+            Quiet::Answered | Quiet::TimedOut => Err(libc::EAGAIN),
+        }
     }
 
     /// Lets everybody who is runnable go first, and throws nothing.

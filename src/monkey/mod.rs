@@ -47,8 +47,13 @@ mod descriptor;
 mod entry;
 mod kernel;
 mod patch;
+mod process;
+#[cfg(not(target_feature = "crt-static"))]
+mod real;
 mod receive;
 mod send;
+#[cfg(not(target_feature = "crt-static"))]
+mod shell;
 mod signal;
 mod sleep;
 mod slices;

@@ -16,6 +16,9 @@ static TABLES: &[&[Row]] = &[
     super::stream::ROWS,
     super::descriptor::ROWS,
     super::signal::ROWS,
+    super::process::ROWS,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::shell::ROWS,
 ];
 
 fn rows() -> impl Iterator<Item = &'static Row> {
