@@ -6,7 +6,7 @@ mod common;
 mod patched;
 
 use std::cell::Cell;
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CString, c_char, c_int};
 use std::io::{Read, Write};
 use std::mem::MaybeUninit;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -19,7 +19,7 @@ use std::time::Duration;
 use common::{MS, alone, fork, run_alone};
 use greenlet::spawn;
 use libc::{pid_t, rusage};
-use patched::{Ticker, errno, outcome, patched, pipe, set_errno};
+use patched::{Gate, Ticker, errno, outcome, patched, pipe, set_errno};
 
 unsafe extern "C" {
     fn wait3(status: *mut c_int, options: c_int, usage: *mut rusage) -> pid_t;
@@ -36,18 +36,18 @@ fn shell(script: &str) -> Command {
     command
 }
 
-/// A child that ends after a while with this code, by a real fork.
-fn child(millis: u32, code: i32) -> pid_t {
-    // SAFETY: the child calls two functions that are safe after a fork.
+/// A child that is there until it is killed.
+fn lasting() -> pid_t {
+    // Nobody opens this gate.
+    Gate::new().child(0)
+}
+
+/// A child that ends at once with this code.
+fn short(code: i32) -> pid_t {
+    // SAFETY: the child calls one function, which is safe after a fork.
     match unsafe { libc::fork() } {
-        0 => unsafe {
-            libc::usleep(millis * 1000);
-            libc::_exit(code)
-        },
-        child => {
-            assert!(child > 0);
-            child
-        }
+        0 => unsafe { libc::_exit(code) },
+        child => child,
     }
 }
 
@@ -61,86 +61,89 @@ fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
+/// Runs `f` with a script that waits until the thread has gone on for a while.
+#[track_caller]
+fn meanwhile<R>(ticker: &Ticker, script: &str, f: impl FnOnce(Command) -> R) -> R {
+    let gate = Gate::new();
+    let opener = gate.open_after(ticker);
+    let result = ticker.ticks_during(|| f(shell(&gate.then(script))));
+    opener.join().unwrap();
+    result
+}
+
 #[test]
 fn stds_command_parks_the_greenlet() {
     let _watchdog = patched();
     let ticker = Ticker::new();
-    ticker.ticks_during(|| {
-        let mut child = shell("sleep 0.03; exit 3").spawn().unwrap();
+    meanwhile(&ticker, "exit 3", |mut command| {
+        let mut child = command.spawn().unwrap();
+        assert_eq!(child.try_wait().unwrap(), None);
         assert_eq!(child.wait().unwrap().code(), Some(3));
         assert_eq!(child.wait().unwrap().code(), Some(3));
     });
-    ticker.ticks_during(|| {
-        assert_eq!(
-            shell("sleep 0.03; kill -9 $$").status().unwrap().signal(),
-            Some(9)
-        );
-    });
+    let status = meanwhile(&ticker, "kill -9 $$", |mut command| command.status());
+    assert_eq!(status.unwrap().signal(), Some(9));
 }
 
 #[test]
 fn stds_output_reads_both_pipes_and_parks_the_greenlet() {
     let _watchdog = patched();
     let ticker = Ticker::new();
-    ticker.ticks_during(|| {
-        let output = shell("echo out; sleep 0.03; echo err >&2")
-            .output()
-            .unwrap();
-        assert!(output.status.success());
-        assert_eq!(
-            (&*output.stdout, &*output.stderr),
-            (&b"out\n"[..], &b"err\n"[..])
-        );
+    let output = meanwhile(&ticker, "echo out; echo err >&2", |mut command| {
+        command.output()
     });
-    ticker.ticks_during(|| {
-        let mut cat = Command::new("cat")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // More than a pipe holds, in both directions at once.
-        let mut input = cat.stdin.take().unwrap();
-        let writer = spawn(move || {
-            std::thread::sleep(10 * MS);
-            input.write_all(&[b'x'; 300_000]).unwrap();
-        });
-        let output = cat.wait_with_output().unwrap();
-        writer.join().unwrap();
-        assert_eq!(output.stdout, [b'x'; 300_000]);
-    });
+    let output = output.unwrap();
+    assert!(output.status.success());
+    assert_eq!(
+        (&*output.stdout, &*output.stderr),
+        (&b"out\n"[..], &b"err\n"[..])
+    );
+    let mut cat = Command::new("cat")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // More than a pipe holds, in both directions at once.
+    let mut input = cat.stdin.take().unwrap();
+    let writer = ticker.after(move || input.write_all(&[b'x'; 300_000]).unwrap());
+    let output = ticker.ticks_during(|| cat.wait_with_output().unwrap());
+    writer.join().unwrap();
+    assert_eq!(output.stdout, [b'x'; 300_000]);
 }
 
 #[test]
 fn a_hundred_children_are_waited_for_at_once_and_leave_no_descriptor() {
-    let _watchdog = patched();
     alone(
         "a_hundred_children_are_waited_for_at_once_and_leave_no_descriptor",
         || {
             let _watchdog = patched();
             let ticker = Ticker::new();
             // The reactor's own.
-            drop(shell("sleep 0.01").status());
+            assert!(meanwhile(&ticker, "", |mut command| command.status()).is_ok());
             let (before, threads) = (descriptors(), common::threads());
-            let order = Rc::new(Cell::new(0));
+            let gate = Gate::new();
+            let ended = Rc::new(Cell::new(0));
             let greenlets: Vec<_> = (0..100)
                 .map(|number| {
-                    let order = Rc::clone(&order);
+                    let (ended, gate) = (Rc::clone(&ended), gate.clone());
                     spawn(move || {
-                        let child = child(40 + number % 7, number as i32);
+                        let child = gate.child(number);
                         let mut status = 0;
                         // SAFETY: a live variable.
                         assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
-                        assert_eq!(libc::WEXITSTATUS(status), number as i32);
-                        order.set(order.get() + 1);
+                        assert_eq!(libc::WEXITSTATUS(status), number);
+                        ended.set(ended.get() + 1);
                     })
                 })
                 .collect();
+            let opener = gate.open_after(&ticker);
             ticker.ticks_during(|| {
                 for greenlet in greenlets {
                     greenlet.join().unwrap();
                 }
             });
-            assert_eq!((order.get(), descriptors()), (100, before));
+            opener.join().unwrap();
+            assert_eq!((ended.get(), descriptors()), (100, before));
             assert_eq!(common::threads(), threads);
         },
     );
@@ -151,7 +154,9 @@ fn pre_exec_runs_in_a_real_fork_where_calls_are_libcs() {
     let _watchdog = patched();
     let ticker = Ticker::new();
     let (reader, writer) = pipe();
-    let mut command = shell("sleep 0.02; exit 7");
+    let gate = Gate::new();
+    let opener = gate.open_after(&ticker);
+    let mut command = shell(&gate.then("exit 7"));
     // SAFETY: what it calls is safe after a fork.
     unsafe {
         command.pre_exec(move || {
@@ -163,6 +168,7 @@ fn pre_exec_runs_in_a_real_fork_where_calls_are_libcs() {
         });
     }
     let status = ticker.ticks_during(|| command.status().unwrap());
+    opener.join().unwrap();
     assert_eq!(status.code(), Some(7));
     let mut text = [0; 8];
     // SAFETY: a live buffer.
@@ -186,7 +192,6 @@ fn pre_exec_runs_in_a_real_fork_where_calls_are_libcs() {
 /// Every function that waits for one child, and for any.
 #[test]
 fn each_function_waits_and_says_what_the_kernel_says() {
-    let _watchdog = patched();
     alone("each_function_waits_and_says_what_the_kernel_says", || {
         let _watchdog = patched();
         let ticker = Ticker::new();
@@ -225,8 +230,10 @@ fn each_function_waits_and_says_what_the_kernel_says() {
             ]
         };
         for (name, wait) in &all {
-            let child = child(20, 9);
+            let gate = Gate::new();
+            let (child, opener) = (gate.child(9), gate.open_after(&ticker));
             assert_eq!(ticker.ticks_during(|| wait(child)), child, "{name}");
+            opener.join().unwrap();
             // SAFETY: read while nobody writes.
             let status = unsafe { place.read() };
             assert!(
@@ -246,7 +253,8 @@ fn each_function_waits_and_says_what_the_kernel_says() {
             (libc::P_PIDFD, "P_PIDFD"),
         ] {
             for with_info in [true, false] {
-                let child = child(20, 5);
+                let gate = Gate::new();
+                let (child, opener) = (gate.child(5), gate.open_after(&ticker));
                 // SAFETY: as documented; live variables.
                 unsafe {
                     let mut info = MaybeUninit::<libc::siginfo_t>::zeroed();
@@ -265,6 +273,7 @@ fn each_function_waits_and_says_what_the_kernel_says() {
                     let peek = libc::WEXITED | libc::WNOWAIT;
                     let peeked = ticker.ticks_during(|| libc::waitid(of, id, place, peek));
                     assert_eq!(peeked, 0, "{name}");
+                    opener.join().unwrap();
                     assert_eq!(libc::waitid(of, id, place, libc::WEXITED), 0, "{name}");
                     let info = info.assume_init();
                     if with_info {
@@ -282,28 +291,25 @@ fn each_function_waits_and_says_what_the_kernel_says() {
 
 #[test]
 fn a_wait_for_any_takes_in_nobody_that_was_not_asked_for() {
-    let _watchdog = patched();
     alone(
         "a_wait_for_any_takes_in_nobody_that_was_not_asked_for",
         || {
             let _watchdog = patched();
             let ticker = Ticker::new();
-            let in_a_group = shell("sleep 0.08; exit 4")
-                .process_group(0)
-                .spawn()
-                .unwrap();
+            let gate = Gate::new();
+            let mut in_a_group = shell(&gate.then("exit 4"));
+            let in_a_group = in_a_group.process_group(0).spawn().unwrap();
             let group = in_a_group.id() as pid_t;
-            let other = child(10, 6);
+            let other = short(6);
+            let opener = gate.open_after(&ticker);
             let mut status = 0;
             // SAFETY: a live variable.
             let first = ticker.ticks_during(|| unsafe { libc::waitpid(-group, &mut status, 0) });
             assert_eq!((first, libc::WEXITSTATUS(status)), (group, 4));
-            // It had ended long before, and is still there for who asks.
+            opener.join().unwrap();
+            // It has most likely ended long before, and is still there for who asks.
             // SAFETY: as above.
-            assert_eq!(
-                unsafe { libc::waitpid(other, &mut status, libc::WNOHANG) },
-                other
-            );
+            assert_eq!(unsafe { libc::waitpid(other, &mut status, 0) }, other);
             assert_eq!(libc::WEXITSTATUS(status), 6);
             // SIGCHLD is nobody's.
             let mut action = MaybeUninit::<libc::sigaction>::zeroed();
@@ -321,15 +327,10 @@ fn a_wait_for_any_takes_in_nobody_that_was_not_asked_for() {
 fn children_that_stop_and_go_on_are_told_of() {
     let _watchdog = patched();
     let ticker = Ticker::new();
-    let child = child(60_000, 0);
+    let child = lasting();
     let mut status = 0;
     let place = &raw mut status;
-    let later = |signal| {
-        spawn(move || {
-            greenlet::sleep(15 * MS);
-            send(child, signal);
-        })
-    };
+    let later = |signal| ticker.after(move || send(child, signal));
     // SAFETY: a live variable.
     let wait = |options| ticker.ticks_during(|| unsafe { libc::waitpid(child, place, options) });
     // SAFETY: as above.
@@ -352,10 +353,9 @@ fn children_that_stop_and_go_on_are_told_of() {
 /// The same arguments to the interposed call, in a greenlet, and to the kernel.
 #[test]
 fn every_refusal_is_the_kernels() {
-    let _watchdog = patched();
     alone("every_refusal_is_the_kernels", || {
         let _watchdog = patched();
-        let _ticker = Ticker::new();
+        let ticker = Ticker::new();
         let bad = ptr::without_provenance_mut::<c_int>(8);
         let bad_usage = ptr::without_provenance_mut::<rusage>(8);
         let null = ptr::null_mut::<rusage>();
@@ -389,13 +389,14 @@ fn every_refusal_is_the_kernels() {
             }
             // The child is taken in, and then there is nowhere to write.
             for (status, usage) in [(bad, null), (ptr::null_mut(), bad_usage)] {
-                let first = child(10, 0);
+                let gate = Gate::new();
+                let (first, opener) = (gate.child(0), gate.open_after(&ticker));
                 assert_eq!(
                     outcome(libc::wait4(first, status, 0, usage)),
                     Err(libc::EFAULT)
                 );
-                let second = child(0, 0);
-                std::thread::sleep(20 * MS);
+                opener.join().unwrap();
+                let second = short(0);
                 let raw = libc::syscall(libc::SYS_wait4, second, status, 0, usage);
                 assert_eq!(outcome(raw), Err(libc::EFAULT));
                 for pid in [first, second] {
@@ -403,15 +404,17 @@ fn every_refusal_is_the_kernels() {
                     assert_eq!(outcome(left), Err(libc::ECHILD));
                 }
             }
-            let one = child(10, 0);
+            let one = short(0);
             let info = bad.cast::<libc::siginfo_t>();
             let told = outcome(libc::waitid(libc::P_PID, one as u32, info, libc::WEXITED));
             assert_eq!(told, Err(libc::EFAULT));
             // Nothing to say leaves errno as it was.
-            let two = child(10, 0);
+            let gate = Gate::new();
+            let (two, opener) = (gate.child(0), gate.open_after(&ticker));
             set_errno(1234);
             assert_eq!(libc::waitpid(two, ptr::null_mut(), 0), two);
             assert_eq!(errno(), 1234);
+            opener.join().unwrap();
         }
     });
 }
@@ -420,7 +423,7 @@ fn every_refusal_is_the_kernels() {
 fn a_pidfd_that_does_not_block_is_not_waited_for() {
     let _watchdog = patched();
     let _ticker = Ticker::new();
-    let child = child(60_000, 0);
+    let child = lasting();
     // SAFETY: no pointers.
     unsafe {
         let pidfd = libc::syscall(libc::SYS_pidfd_open, child, libc::O_NONBLOCK) as c_int;
@@ -437,7 +440,7 @@ fn a_pidfd_that_does_not_block_is_not_waited_for() {
 fn a_kill_and_a_timeout_end_the_wait_and_take_nobody_in() {
     let _watchdog = patched();
     let _ticker = Ticker::new();
-    let child = child(60_000, 0);
+    let child = lasting();
     let heard = Rc::new(Cell::new(0));
     let heard_in = Rc::clone(&heard);
     let waiter = spawn(move || {
@@ -463,11 +466,10 @@ fn a_kill_and_a_timeout_end_the_wait_and_take_nobody_in() {
 
 #[test]
 fn a_wait_for_any_can_be_killed() {
-    let _watchdog = patched();
     alone("a_wait_for_any_can_be_killed", || {
         let _watchdog = patched();
         let _ticker = Ticker::new();
-        let child = child(60_000, 0);
+        let child = lasting();
         // SAFETY: no pointers.
         let waiter = spawn(|| outcome(unsafe { libc::wait(ptr::null_mut()) }));
         greenlet::sleep(10 * MS);
@@ -481,11 +483,11 @@ fn a_wait_for_any_can_be_killed() {
 
 #[test]
 fn a_wait_whose_descriptor_is_closed_goes_on() {
-    let _watchdog = patched();
     alone("a_wait_whose_descriptor_is_closed_goes_on", || {
         let _watchdog = patched();
         let ticker = Ticker::new();
-        let child = child(60, 8);
+        let gate = Gate::new();
+        let child = gate.child(8);
         let waiter = spawn(move || {
             let mut status = 0;
             // SAFETY: a live variable.
@@ -504,7 +506,9 @@ fn a_wait_whose_descriptor_is_closed_goes_on() {
         // Somebody else gets the number, and keeps it.
         let file = std::fs::File::open("/proc/self/stat").unwrap();
         assert_eq!(std::os::fd::AsRawFd::as_raw_fd(&file), ours[0]);
+        let opener = gate.open_after(&ticker);
         assert_eq!(ticker.ticks_during(|| waiter.join().unwrap()), 8);
+        opener.join().unwrap();
         assert!(file.metadata().is_ok());
     });
 }
@@ -513,23 +517,31 @@ fn a_wait_whose_descriptor_is_closed_goes_on() {
 fn system_and_pclose_wait_on_helper_threads() {
     let _watchdog = patched();
     let ticker = Ticker::new();
-    let run = |command: &CStr| {
+    let run = |script: &str| {
+        let gate = Gate::new();
+        let opener = gate.open_after(&ticker);
+        let command = CString::new(gate.then(script)).unwrap();
         // SAFETY: a string with its end.
-        ticker.ticks_during(|| unsafe { system(command.as_ptr()) })
+        let status = ticker.ticks_during(|| unsafe { system(command.as_ptr()) });
+        opener.join().unwrap();
+        status
     };
-    assert_eq!(libc::WEXITSTATUS(run(c"sleep 0.03; exit 5")), 5);
-    assert_eq!(libc::WTERMSIG(run(c"sleep 0.03; kill -9 $$")), 9);
+    assert_eq!(libc::WEXITSTATUS(run("exit 5")), 5);
+    assert_eq!(libc::WTERMSIG(run("kill -9 $$")), 9);
     // SAFETY: a null command asks whether there is a shell.
     assert_eq!(unsafe { system(ptr::null()) }, 1);
     let written = std::env::temp_dir().join(format!("popen-{}", std::process::id()));
-    let command = format!("cat > {}; sleep 0.03; exit 6\0", written.display());
+    let gate = Gate::new();
+    let script = format!("cat > {}; {}\0", written.display(), gate.then("exit 6"));
     // SAFETY: strings with their ends, and a stream that is closed once.
     unsafe {
-        let stream = popen(command.as_ptr().cast(), c"w".as_ptr());
+        let stream = popen(script.as_ptr().cast(), c"w".as_ptr());
+        let opener = gate.open_after(&ticker);
         assert!(!stream.is_null());
         assert!(libc::fputs(c"piped".as_ptr(), stream) >= 0);
         let status = ticker.ticks_during(|| pclose(stream));
         assert_eq!(libc::WEXITSTATUS(status), 6);
+        opener.join().unwrap();
         let stream = popen(c"sleep 0.02; echo read".as_ptr(), c"r".as_ptr());
         let mut line = [0u8; 16];
         // This one blocks the thread: it is a stream of libc's.
@@ -546,15 +558,18 @@ fn a_killed_system_and_pclose_are_finished_alone() {
     let _watchdog = patched();
     let _ticker = Ticker::new();
     let file = std::env::temp_dir().join(format!("system-{}", std::process::id()));
-    let command = format!("sleep 0.05; echo done > {}\0", file.display());
+    let gate = Gate::new();
+    let command = gate.then(&format!("echo done > {}\0", file.display()));
     // SAFETY: strings with their ends, which the call does not outlive by itself.
     let killed = spawn(move || outcome(unsafe { system(command.as_ptr().cast()) }));
     greenlet::sleep(10 * MS);
     killed.kill();
     assert_eq!(killed.join().unwrap(), Err(libc::ECANCELED));
+    gate.open();
     common::until(|| std::fs::read(&file).is_ok_and(|text| text == b"done\n"));
     std::fs::remove_file(&file).unwrap();
-    let command = format!("cat > {}; sleep 0.02\0", file.display());
+    let gate = Gate::new();
+    let command = format!("cat > {}; {}\0", file.display(), gate.then("exit 0"));
     let killed = spawn(move || {
         // SAFETY: as above.
         unsafe {
@@ -567,6 +582,7 @@ fn a_killed_system_and_pclose_are_finished_alone() {
     killed.kill();
     assert_eq!(killed.join().unwrap(), Err(libc::ECANCELED));
     common::until(|| std::fs::read(&file).is_ok_and(|text| text == b"done\n"));
+    gate.open();
     std::fs::remove_file(&file).unwrap();
     // One that is to end before it begins still closes what it was given.
     let (seen, command) = (file.clone(), format!("cat > {}\0", file.display()));
@@ -587,7 +603,6 @@ fn a_killed_system_and_pclose_are_finished_alone() {
 
 #[test]
 fn a_fork_with_parked_greenlets_leaves_them_with_the_parent() {
-    let _watchdog = patched();
     alone(
         "a_fork_with_parked_greenlets_leaves_them_with_the_parent",
         || {
@@ -602,10 +617,14 @@ fn a_fork_with_parked_greenlets_leaves_them_with_the_parent() {
                 RAN.fetch_add(1, SeqCst);
                 read
             });
-            let waiting = spawn(|| {
-                let child = child(30, 1);
-                // SAFETY: no pointers.
-                unsafe { libc::waitpid(child, ptr::null_mut(), 0) == child }
+            let gate = Gate::new();
+            let waiting = spawn({
+                let gate = gate.clone();
+                move || {
+                    let child = gate.child(1);
+                    // SAFETY: no pointers.
+                    unsafe { libc::waitpid(child, ptr::null_mut(), 0) == child }
+                }
             });
             greenlet::sleep(5 * MS);
             let ended = fork(|| {
@@ -614,7 +633,7 @@ fn a_fork_with_parked_greenlets_leaves_them_with_the_parent() {
                 let other = spawn(|| std::thread::sleep(5 * MS));
                 std::thread::sleep(5 * MS);
                 other.join().unwrap();
-                let grandchild = child(5, 3);
+                let grandchild = short(3);
                 let mut status = 0;
                 // SAFETY: a live variable.
                 assert_eq!(
@@ -634,7 +653,9 @@ fn a_fork_with_parked_greenlets_leaves_them_with_the_parent() {
             assert_eq!(ended, 9);
             // SAFETY: a live variable.
             assert_eq!(unsafe { libc::write(writer, [1u8].as_ptr().cast(), 1) }, 1);
+            let opener = gate.open_after(&ticker);
             ticker.ticks_during(|| assert!(waiting.join().unwrap()));
+            opener.join().unwrap();
             assert_eq!(parked.join().unwrap(), 1);
         },
     );
@@ -659,7 +680,7 @@ fn abort_inside_an_interposed_call_ends_the_process() {
         });
         spawn(move || {
             // SAFETY: a child, which is this process's.
-            unsafe { libc::waitpid(child(60, 0), ptr::null_mut(), 0) };
+            unsafe { libc::waitpid(lasting(), ptr::null_mut(), 0) };
         });
         spawn(move || {
             greenlet::sleep(5 * MS);
@@ -682,15 +703,10 @@ fn without_its_part_a_wait_blocks_the_thread() {
         assert!(!is_patched("waitpid") && !is_patched("system") && is_patched("read"));
         let ticker = Ticker::new();
         greenlet::sleep(3 * MS);
+        let mut child = shell("sleep 0.02").spawn().unwrap();
         let before = ticker.ticks();
-        assert!(shell("sleep 0.02").status().unwrap().success());
-        // Starting it reads from a pipe that the child closes, and that is patched.
-        let child = child(20, 0);
-        let between = ticker.ticks();
-        // SAFETY: no pointers.
-        assert_eq!(unsafe { libc::waitpid(child, ptr::null_mut(), 0) }, child);
-        assert_eq!(ticker.ticks(), between);
-        assert!(between - before < 10);
+        assert!(child.wait().unwrap().success());
+        assert_eq!(ticker.ticks(), before);
         Patch::new().apply().unwrap();
         assert!(is_patched("waitpid"));
     });
@@ -701,18 +717,21 @@ fn output_of_a_child_is_read_as_it_comes() {
     // G183: a pipe from a process, read by a greenlet.
     let _watchdog = patched();
     let ticker = Ticker::new();
-    let mut child = shell("echo one; sleep 0.03; echo two")
+    let gate = Gate::new();
+    let mut child = shell(&format!("echo one; {}", gate.then("echo two")))
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let mut out = child.stdout.take().unwrap();
     let mut buffer = [0; 5];
     assert_eq!(out.read(&mut buffer).unwrap(), 4);
+    let opener = gate.open_after(&ticker);
     let text = ticker.ticks_during(|| {
         let mut text = String::new();
         out.read_to_string(&mut text).unwrap();
         text
     });
     assert_eq!(text, "two\n");
+    opener.join().unwrap();
     assert!(child.wait().unwrap().success());
 }

@@ -8,6 +8,7 @@ use std::ffi::{CString, c_int, c_void};
 use std::path::PathBuf;
 use std::process::Command;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use greenlet::JoinHandle;
 
@@ -43,7 +44,21 @@ impl Ticker {
         self.ticks.get()
     }
 
-    /// Runs `f`, and fails if the thread stood still meanwhile.
+    /// Has a greenlet do `f` after three more turns: what that wakes was waited for
+    /// while the thread went on. If it stood still, nobody would ever wake it.
+    pub fn after<R: 'static>(&self, f: impl FnOnce() -> R + 'static) -> JoinHandle<R> {
+        let ticks = Rc::clone(&self.ticks);
+        let begun = ticks.get();
+        greenlet::spawn(move || {
+            while ticks.get() < begun + 3 {
+                greenlet::sleep(MS);
+            }
+            f()
+        })
+    }
+
+    /// Runs `f`, and fails if the thread stood still meanwhile. What ends it is done
+    /// by [`after`](Ticker::after), or takes some turns by itself.
     #[track_caller]
     pub fn ticks_during<R>(&self, f: impl FnOnce() -> R) -> R {
         let before = self.ticks();
@@ -67,6 +82,70 @@ pub fn errno() -> c_int {
 pub fn set_errno(value: c_int) {
     // SAFETY: errno's address is valid on every thread.
     unsafe { *libc::__errno_location() = value };
+}
+
+/// What other processes wait for: a file that is not there yet.
+#[derive(Clone)]
+pub struct Gate(Rc<CString>);
+
+impl Gate {
+    pub fn new() -> Gate {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Relaxed);
+        let (place, id) = (env!("CARGO_TARGET_TMPDIR"), std::process::id());
+        Gate(Rc::new(
+            CString::new(format!("{place}/gate-{id}-{number}")).unwrap(),
+        ))
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+
+    pub fn open(&self) {
+        std::fs::write(self.path(), "").unwrap();
+    }
+
+    /// Opens it after three more turns of the ticker.
+    pub fn open_after(&self, ticker: &Ticker) -> JoinHandle<()> {
+        let gate = self.clone();
+        ticker.after(move || gate.open())
+    }
+
+    /// A shell's script that waits for it first.
+    pub fn then(&self, script: &str) -> String {
+        format!(
+            "while [ ! -e {} ]; do sleep 0.001; done; {script}",
+            self.path()
+        )
+    }
+
+    /// A child that waits for it and ends with this code, by a real fork.
+    pub fn child(&self, code: i32) -> libc::pid_t {
+        // SAFETY: the child calls functions that are safe after a fork.
+        match unsafe { libc::fork() } {
+            0 => unsafe {
+                libc::alarm(60);
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                while libc::access(self.0.as_ptr(), libc::F_OK) != 0 {
+                    libc::usleep(1000);
+                }
+                libc::_exit(code)
+            },
+            child => {
+                assert!(child > 0);
+                child
+            }
+        }
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        if Rc::strong_count(&self.0) == 1 {
+            let _ = std::fs::remove_file(self.path());
+        }
+    }
 }
 
 /// What a call answers, and errno with it if that is -1.
