@@ -44,7 +44,11 @@
 mod checked;
 mod connect;
 mod descriptor;
+#[cfg(not(target_feature = "crt-static"))]
+mod dns;
 mod entry;
+#[cfg(not(target_feature = "crt-static"))]
+mod hosts;
 mod kernel;
 mod patch;
 mod process;

@@ -19,6 +19,10 @@ static TABLES: &[&[Row]] = &[
     super::process::ROWS,
     #[cfg(not(target_feature = "crt-static"))]
     super::shell::ROWS,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::dns::ROWS,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::hosts::ROWS,
 ];
 
 fn rows() -> impl Iterator<Item = &'static Row> {
