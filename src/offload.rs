@@ -12,15 +12,14 @@
 //! demand, up to [`MOST_THREADS`], and end after ten seconds without work.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::hub::{self, Parker, Payload, Reason, Unparker};
 #[cfg(feature = "monkey")]
 use crate::hub::{Hub, Quiet};
 use crate::sys::fork::{self, PerProcess};
-use crate::sys::helpers::IdleGuard;
+use crate::sys::helpers::Jobs;
 #[cfg(feature = "monkey")]
 use crate::sys::os::{self, Errno};
 use crate::sys::pass::PassThrough;
@@ -220,55 +219,14 @@ struct Job {
     mask: SignalMask,
 }
 
-struct Pool {
-    state: Mutex<State>,
-    work: Condvar,
-}
-
-struct State {
-    queue: VecDeque<Job>,
-    threads: usize,
-    /// Threads that wait for `work`.
-    sleeping: usize,
-    /// As many as there are sleeping threads without a job in sight. A thread
-    /// that a job has been queued for counts as busy before it wakes, or the
-    /// job could be overlooked by the deadlock detector.
-    idle: Vec<IdleGuard>,
-}
-
-static POOL: PerProcess<Pool> = PerProcess::new();
+static POOL: PerProcess<Jobs<Job>> = PerProcess::new();
 
 thread_local! {
     static IS_HELPER: Cell<bool> = const { Cell::new(false) };
 }
 
-impl Pool {
-    fn get() -> &'static Pool {
-        POOL.get(|| Pool {
-            state: Mutex::new(State {
-                queue: VecDeque::new(),
-                threads: 0,
-                sleeping: 0,
-                idle: Vec::new(),
-            }),
-            work: Condvar::new(),
-        })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // No user code runs while it is held.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    fn balance(&mut self) {
-        let idle = self.sleeping.saturating_sub(self.queue.len());
-        self.idle.truncate(idle);
-        while self.idle.len() < idle {
-            self.idle.push(IdleGuard::new());
-        }
-    }
+fn pool() -> &'static Jobs<Job> {
+    POOL.get(Jobs::new)
 }
 
 /// Has a helper thread run `f`, leave the result in the slot and tell the parker.
@@ -289,27 +247,24 @@ fn enqueue(run: Run) {
         run,
         mask: SignalMask::current(),
     };
-    let pool = Pool::get();
+    let pool = pool();
     let mut state = pool.lock();
-    let somebody_sleeps = state.sleeping > state.queue.len();
-    let at_the_cap = state.threads == MOST_THREADS;
-    if at_the_cap && !somebody_sleeps && IS_HELPER.get() {
-        drop(state);
-        drop(pass);
-        return run_here(job);
-    }
-    state.queue.push_back(job);
-    state.balance();
-    if somebody_sleeps {
-        pool.work.notify_one();
-    } else if !at_the_cap {
-        state.threads += 1;
-        drop(state);
-        let started = start_thread();
-        drop(pass);
-        if !started {
-            no_thread(pool);
+    let mut starts = false;
+    if !state.has_sleepers() {
+        starts = state.threads() < MOST_THREADS;
+        if starts {
+            state.thread_starts();
+        } else if IS_HELPER.get() {
+            drop(state);
+            drop(pass);
+            return run_here(job);
         }
+    }
+    pool.put(state, job);
+    let is_short = starts && !start_thread();
+    drop(pass);
+    if is_short {
+        no_thread(pool);
     }
 }
 
@@ -332,11 +287,11 @@ fn start_thread() -> bool {
 
 /// A thread could not be started. While there are others, they come to the
 /// queued jobs by and by; if there is none, the jobs are done here and now.
-fn no_thread(pool: &Pool) {
+fn no_thread(pool: &Jobs<Job>) {
     let mut state = pool.lock();
-    state.threads -= 1;
-    while state.threads == 0 {
-        let Some(job) = state.queue.pop_front() else {
+    state.thread_ends();
+    while state.threads() == 0 {
+        let Some(job) = state.take() else {
             return;
         };
         drop(state);
@@ -349,9 +304,13 @@ fn no_thread(pool: &Pool) {
 fn help() {
     IS_HELPER.set(true);
     let generation = fork::generation();
-    let pool = Pool::get();
-    let mut to_tell = None;
-    while let Some(job) = next_job(pool, to_tell) {
+    let pool = pool();
+    let mut to_tell: Option<Unparker> = None;
+    loop {
+        let tell = to_tell.map(|unparker| move || unparker.unpark());
+        let Some(job) = pool.next(tell, Some(KEPT_IDLE)) else {
+            return;
+        };
         let mask = job.mask.swap();
         to_tell = (job.run)();
         // What the job spawned here and did not join has no turn after it.
@@ -364,51 +323,5 @@ fn help() {
             return;
         }
         mask.swap();
-    }
-}
-
-/// Tells of the end of the last job and waits for the next; none if it is time
-/// to end.
-///
-/// The thread counts as idle before it tells: a greenlet that hears of the end
-/// of its job may be the last that could run, and nobody would ask again later
-/// whether this is a deadlock.
-fn next_job(pool: &Pool, mut to_tell: Option<Unparker>) -> Option<Job> {
-    let mut state = pool.lock();
-    let mut time_is_up = false;
-    loop {
-        if let Some(job) = state.queue.pop_front() {
-            state.balance();
-            drop(state);
-            tell(&mut to_tell);
-            return Some(job);
-        }
-        if time_is_up {
-            state.threads -= 1;
-            state.balance();
-            return None;
-        }
-        state.sleeping += 1;
-        state.balance();
-        if to_tell.is_some() {
-            drop(state);
-            tell(&mut to_tell);
-            state = pool.lock();
-        } else {
-            let (back, waited) = pool
-                .work
-                .wait_timeout(state, KEPT_IDLE)
-                .unwrap_or_else(PoisonError::into_inner);
-            state = back;
-            time_is_up = waited.timed_out();
-        }
-        // No `balance` here: if there is nothing to do, it stays idle.
-        state.sleeping -= 1;
-    }
-}
-
-fn tell(to_tell: &mut Option<Unparker>) {
-    if let Some(unparker) = to_tell.take() {
-        unparker.unpark();
     }
 }

@@ -30,6 +30,9 @@ pub(super) const TURNS_PER_LOOK: u32 = 61;
 const POLL_INTERVAL: u64 = 100_000;
 /// A hub that will sleep for longer than this (nanoseconds) is at leisure.
 const LEISURE: u64 = 1_000_000;
+/// A hub that another thread has just called sleeps for this long (nanoseconds)
+/// before it asks whether there still is one.
+const CONFIDENCE: u64 = 5_000_000;
 /// Stacks are looked through once in so many retired greenlets.
 const RETIRED_PER_TRIM: u32 = 1024;
 
@@ -281,16 +284,28 @@ impl Hub {
         let next = self.timers.borrow().next_deadline();
         let at_leisure = next.is_none_or(|next| next > now + LEISURE);
         let trim_again = self.fibers.trim(now, at_leisure);
-        if self.timers.borrow().len() == 0 && self.nobody_outside() {
-            // A thread that has ended meanwhile, or a helper that has become
-            // idle, may have woken somebody before it did.
-            self.take_in_inbox();
-            if self.queue.first().is_none() {
-                self.nothing_can_happen();
+        let mut ask_again = None;
+        if self.timers.borrow().len() == 0 {
+            if self.was_called() {
+                ask_again = Some(now + CONFIDENCE);
+            } else if self.nobody_outside() {
+                // A thread that has ended meanwhile, or a helper that has become
+                // idle, may have woken somebody before it did.
+                self.take_in_inbox();
+                if self.queue.first().is_none() {
+                    self.nothing_can_happen();
+                }
+                return;
             }
-            return;
         }
-        self.sleep_in_reactor(trim_again);
+        self.sleep_in_reactor([trim_again, ask_again].into_iter().flatten().min());
+    }
+
+    /// Whether another thread has called since the last time, and may be waited
+    /// for. To count the threads costs a system call, as much as the sleep itself,
+    /// and who is called often would pay it for every call.
+    fn was_called(&self) -> bool {
+        self.called.take() && self.external_waits.get() == 0 && self.shared_waits.get() > 0
     }
 
     /// Fires what is due, in the order of the deadlines.
@@ -319,6 +334,7 @@ impl Hub {
         if shared.inbox.is_empty_hint() {
             return;
         }
+        self.called.set(true);
         for message in shared.inbox.take() {
             self.notified(message.key, message.token);
         }

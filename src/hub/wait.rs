@@ -162,27 +162,15 @@ impl Waiter {
         self.token
     }
 
-    /// Ends the wait with an answer, from any thread. False if it had ended
-    /// already, or if its hub is gone: the answer is to be given to another.
+    /// Ends the wait with an answer, from any thread. Refused if it had ended
+    /// already, or if its hub is gone: the answer is to be given to another. A
+    /// message to another hub is left to be sent by the caller, who may have a
+    /// lock to let go of first.
     ///
     /// The caller keeps the waiter from leaving its frame until this returns:
     /// on the same hub nothing else runs meanwhile, and across threads the
     /// queue it is in stands under a lock that the waiter takes before it goes,
     /// unless it goes with an answer; from then on nobody here looks at it.
-    #[cfg(feature = "loom")]
-    pub(super) fn answer(&self, index: u32) -> bool {
-        match self.claim_answer(index) {
-            Answer::Refused => false,
-            Answer::Done => true,
-            Answer::ToSend(delivery) => {
-                delivery.send();
-                true
-            }
-        }
-    }
-
-    /// As `answer`, but a message to another hub is left to be sent by the
-    /// caller, who may have a lock to let go of first.
     #[inline]
     pub(super) fn claim_answer(&self, index: u32) -> Answer {
         if let Some(hub) = Hub::try_current() {

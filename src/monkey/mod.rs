@@ -47,14 +47,19 @@ mod descriptor;
 #[cfg(not(target_feature = "crt-static"))]
 mod dns;
 mod entry;
+mod epoll;
+mod futex;
 #[cfg(not(target_feature = "crt-static"))]
 mod hosts;
+mod join;
 mod kernel;
 mod patch;
+mod poll;
 mod process;
 #[cfg(not(target_feature = "crt-static"))]
 mod real;
 mod receive;
+mod select;
 mod send;
 #[cfg(not(target_feature = "crt-static"))]
 mod shell;
