@@ -13,7 +13,6 @@ use super::entry::{Answer, interposed, is_any_on, raw};
 use super::kernel;
 use crate::hub;
 use crate::sys::os::{self, Errno};
-use crate::sys::pass;
 
 interposed! {
     Sockets;
@@ -129,7 +128,7 @@ interposed! {
 /// stand in the middle of what would tell them.
 #[inline(always)]
 fn is_told() -> bool {
-    is_any_on() && !pass::is_set()
+    is_any_on() && !hub::passes_through()
 }
 
 /// Makes the call for what is between our own descriptors.
