@@ -31,8 +31,14 @@ fn waits() -> Vec<(&'static str, Box<dyn FnOnce() -> Result<usize, i32>>)> {
     let to_errno = |error: std::io::Error| error.raw_os_error().unwrap();
     vec![
         ("recv", Box::new(move || (recv(&a, &mut [0; 4], 0), b).0)),
-        ("read", Box::new(move || (read(&reader, &mut [0; 4]), writer).0)),
-        ("accept", Box::new(move || listener.accept().map(|_| 0).map_err(to_errno))),
+        (
+            "read",
+            Box::new(move || (read(&reader, &mut [0; 4]), writer).0),
+        ),
+        (
+            "accept",
+            Box::new(move || listener.accept().map(|_| 0).map_err(to_errno)),
+        ),
         (
             "write",
             Box::new(move || {
@@ -106,7 +112,11 @@ fn a_timeout_is_an_error_of_what_waits_and_then_unwinds() {
         assert!(!waiting.is_finished(), "{name}");
         waiting.kill();
         assert_eq!(answered.get(), Err(libc::ETIMEDOUT), "{name}");
-        assert_eq!(waiting.join().unwrap(), (true, Err(libc::ECANCELED)), "{name}");
+        assert_eq!(
+            waiting.join().unwrap(),
+            (true, Err(libc::ECANCELED)),
+            "{name}"
+        );
     }
 }
 
@@ -115,12 +125,21 @@ fn a_call_that_has_begun_to_send_answers_with_what_was_sent() {
     let _watchdog = patched();
     let (a, b) = tcp_pair();
     let much = vec![0; 20 << 20];
-    let sending = spawn(move || (send(&a, &much, 0), send(&a, &much, 0), recv(&a, &mut [0; 1], 0)));
+    let sending = spawn(move || {
+        (
+            send(&a, &much, 0),
+            send(&a, &much, 0),
+            recv(&a, &mut [0; 1], 0),
+        )
+    });
     greenlet::sleep(MS * 5);
     sending.kill();
     let (first, second, third) = sending.join().unwrap();
     assert!(first.is_ok_and(|n| n > 0 && n < 20 << 20), "{first:?}");
-    assert_eq!((second, third), (Err(libc::ECANCELED), Err(libc::ECANCELED)));
+    assert_eq!(
+        (second, third),
+        (Err(libc::ECANCELED), Err(libc::ECANCELED))
+    );
     drop(b);
 }
 
@@ -148,7 +167,9 @@ fn a_call_need_not_have_to_wait_to_be_refused() {
 fn std_says_timed_out_and_goes_on() {
     let _watchdog = patched();
     let (mut stream, peer) = tcp_pair();
-    let got = spawn(move || timeout(MS * 10, || stream.read(&mut [0; 4]))).join().unwrap();
+    let got = spawn(move || timeout(MS * 10, || stream.read(&mut [0; 4])))
+        .join()
+        .unwrap();
     assert_eq!(got.unwrap().unwrap_err().kind(), ErrorKind::TimedOut);
     drop(peer);
 }
@@ -170,7 +191,10 @@ fn main_alone_can_have_a_timeout() {
         assert!(start.elapsed() >= MS * 60);
         // What comes in time is as ever.
         (&peer).write_all(b"abc").unwrap();
-        assert_eq!(timeout(HOUR, || stream.read(&mut [0; 4])).unwrap().unwrap(), 3);
+        assert_eq!(
+            timeout(HOUR, || stream.read(&mut [0; 4])).unwrap().unwrap(),
+            3
+        );
     });
 }
 
@@ -206,7 +230,9 @@ fn files_are_read_on_by_who_is_to_end() {
         let mut file = std::fs::File::open(&to).unwrap();
         let mut byte = [0];
         // More than a greenlet is ever refused.
-        (0..2000).map(|_| file.read(&mut byte).unwrap()).sum::<usize>()
+        (0..2000)
+            .map(|_| file.read(&mut byte).unwrap())
+            .sum::<usize>()
     });
     greenlet::sleep(MS);
     reading.kill();
@@ -246,7 +272,11 @@ fn a_loop_over_incoming_is_given_up_and_who_joins_hears_of_a_kill() {
     });
     looping.kill_wait();
     assert_eq!(count.get(), 100, "refused a hundred times, and no more");
-    assert!(turns.get() >= 90, "others had a turn each time: {}", turns.get());
+    assert!(
+        turns.get() >= 90,
+        "others had a turn each time: {}",
+        turns.get()
+    );
     common::until(|| linked.get());
     ticker.kill_wait();
     greenlet::sleep(MS * 5);
@@ -333,36 +363,39 @@ fn main_is_refused_on_and_on_and_never_given_up() {
 
 #[test]
 fn shutdown_ends_what_can_be_ended_and_gives_up_the_rest() {
-    common::alone("shutdown_ends_what_can_be_ended_and_gives_up_the_rest", || {
-        let _watchdog = patched();
-        std::thread::spawn(|| {
-            let count = Rc::new(Cell::new(0));
-            let dropped = flag();
-            let guard = OnDrop(dropped.clone());
-            spawn(deaf(&count));
-            let (a, _b) = pair(libc::SOCK_STREAM);
-            spawn(move || {
-                let _guard = guard;
-                recv(&a, &mut [0; 4], 0)
-            });
-            spawn(|| std::thread::sleep(HOUR));
-            greenlet::sleep(MS);
-            assert_eq!(greenlet::hub::shutdown(), 0);
-            assert!(dropped.get());
-            assert_eq!(count.get(), 100);
-        })
-        .join()
-        .unwrap();
-        // And without it: the thread ends, and what waits is leaked.
-        std::thread::spawn(|| {
-            let looping = spawn(deaf(&Rc::new(Cell::new(0))));
-            spawn(deaf(&Rc::new(Cell::new(0))));
-            greenlet::sleep(MS);
-            looping.kill_wait();
-        })
-        .join()
-        .unwrap();
-    });
+    common::alone(
+        "shutdown_ends_what_can_be_ended_and_gives_up_the_rest",
+        || {
+            let _watchdog = patched();
+            std::thread::spawn(|| {
+                let count = Rc::new(Cell::new(0));
+                let dropped = flag();
+                let guard = OnDrop(dropped.clone());
+                spawn(deaf(&count));
+                let (a, _b) = pair(libc::SOCK_STREAM);
+                spawn(move || {
+                    let _guard = guard;
+                    recv(&a, &mut [0; 4], 0)
+                });
+                spawn(|| std::thread::sleep(HOUR));
+                greenlet::sleep(MS);
+                assert_eq!(greenlet::hub::shutdown(), 0);
+                assert!(dropped.get());
+                assert_eq!(count.get(), 100);
+            })
+            .join()
+            .unwrap();
+            // And without it: the thread ends, and what waits is leaked.
+            std::thread::spawn(|| {
+                let looping = spawn(deaf(&Rc::new(Cell::new(0))));
+                spawn(deaf(&Rc::new(Cell::new(0))));
+                greenlet::sleep(MS);
+                looping.kill_wait();
+            })
+            .join()
+            .unwrap();
+        },
+    );
 }
 
 #[test]
@@ -378,7 +411,11 @@ fn groups_and_pools_go_on_without_who_was_given_up() {
     greenlet::sleep(MS);
     assert!(pool.is_full());
     given_up.kill();
-    assert_eq!(pool.spawn(|| 7).unwrap().join().unwrap(), 7, "its place is free");
+    assert_eq!(
+        pool.spawn(|| 7).unwrap().join().unwrap(),
+        7,
+        "its place is free"
+    );
     pool.join();
     pool.spawn(deaf(&Rc::new(Cell::new(0)))).unwrap();
     greenlet::sleep(MS);
@@ -417,7 +454,9 @@ fn nothing_is_left_open_by_who_was_told_to_end() {
 #[test]
 fn who_was_given_up_costs_nothing() {
     let _watchdog = patched();
-    let all: Vec<_> = (0..50).map(|_| spawn(deaf(&Rc::new(Cell::new(0))))).collect();
+    let all: Vec<_> = (0..50)
+        .map(|_| spawn(deaf(&Rc::new(Cell::new(0)))))
+        .collect();
     greenlet::sleep(MS);
     killall(&all);
     drop(all);
@@ -464,13 +503,16 @@ fn a_destructor_may_read_while_its_greenlet_is_being_killed() {
 
 #[test]
 fn a_process_that_was_given_greenlets_up_exits_cleanly() {
-    let ended = common::run_alone("a_process_that_was_given_greenlets_up_exits_cleanly", || {
-        greenlet::monkey::patch_all().unwrap();
-        let looping = spawn(deaf(&Rc::new(Cell::new(0))));
-        greenlet::sleep(MS);
-        looping.kill_wait();
-        drop(TcpStream::connect("127.0.0.1:1"));
-    });
+    let ended = common::run_alone(
+        "a_process_that_was_given_greenlets_up_exits_cleanly",
+        || {
+            greenlet::monkey::patch_all().unwrap();
+            let looping = spawn(deaf(&Rc::new(Cell::new(0))));
+            greenlet::sleep(MS);
+            looping.kill_wait();
+            drop(TcpStream::connect("127.0.0.1:1"));
+        },
+    );
     if let Some(ended) = ended {
         ended.succeeded();
         ended.did_not_say("panicked");
