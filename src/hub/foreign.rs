@@ -43,6 +43,11 @@ use crate::sys::pass::PassThrough;
 /// How often a descriptor is asked that cannot be waited for.
 const LOOK_AGAIN: u64 = 1_000_000;
 
+/// With more descriptors than this the kernel is told of those only that it does not
+/// know yet, if something becomes ready within the time below.
+const MANY: usize = 64;
+const TRUST: u64 = 10_000_000;
+
 /// One of several descriptors to wait for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Interest {
@@ -135,9 +140,11 @@ impl Hub {
             source: None,
             is_constant: false,
         };
+        let watched: Vec<_> = interests.into_iter().map(watched).collect();
         Watch {
             hub: self,
-            watched: interests.into_iter().map(watched).collect(),
+            trusts: watched.len() > MANY,
+            watched,
         }
     }
 
@@ -181,8 +188,15 @@ impl Hub {
 /// After the first wait the kernel need not be told anew: it reports what becomes
 /// ready from then on. So a report that means nothing to who waits, as that of an
 /// error that only another call can take, costs one look and no more.
+///
+/// Nor is it told anew at once of *many* that it was told of for an earlier wait: a
+/// server that polls ten thousand would make as many system calls each time. That
+/// those are the same descriptors still is likely, for `close` says when not; if
+/// nothing happens for a while, it is made sure.
 pub(crate) struct Watch<'h> {
     hub: &'h Hub,
+    /// It is yet to be made sure.
+    trusts: bool,
     watched: Vec<Watched>,
 }
 
@@ -210,21 +224,30 @@ impl Watch<'_> {
     /// The refusal.
     pub(crate) fn park(&mut self, deadline: Option<u64>) -> Result<Ended, Errno> {
         let mut until = deadline;
+        let mut no_longer_than = |time: u64| {
+            let then = clock::now_ns().saturating_add(time);
+            until = Some(until.map_or(then, |until| until.min(then)));
+        };
         match self.arm() {
+            Ok(()) if self.trusts => no_longer_than(TRUST),
             Ok(()) => {}
             // It has just been closed, which the next look tells; or the kernel has no
             // room for more, or it is one of our own, or an epoll set that contains
             // the hub's: it cannot be waited for.
-            Err(_) => {
-                let soon = clock::now_ns() + LOOK_AGAIN;
-                until = Some(deadline.map_or(soon, |deadline| deadline.min(soon)));
-            }
+            Err(_) => no_longer_than(LOOK_AGAIN),
         }
         match self.park_armed(until) {
             Quiet::Answered if self.watched.iter().any(Watched::is_closed) => Ok(Ended::Closed),
             Quiet::Answered => Ok(Ended::Perhaps),
             Quiet::TimedOut if until == deadline => Ok(Ended::TimedOut),
-            Quiet::TimedOut => Ok(Ended::Perhaps),
+            Quiet::TimedOut => {
+                if std::mem::take(&mut self.trusts) {
+                    self.watched
+                        .iter_mut()
+                        .for_each(|watched| watched.source = None);
+                }
+                Ok(Ended::Perhaps)
+            }
             Quiet::Refused(error) => Err(error),
         }
     }
@@ -246,7 +269,13 @@ impl Watch<'_> {
             if watched.is_constant || watched.source.as_ref().is_some_and(is_armed) {
                 continue;
             }
-            watched.source = None;
+            watched.source = match self.trusts {
+                true => self.hub.known_source(fd).filter(is_armed),
+                false => None,
+            };
+            if watched.source.is_some() {
+                continue;
+            }
             match self.hub.arm_foreign(fd, wanted, round) {
                 Ok(source) => watched.source = Some(source),
                 Err(libc::EPERM) => watched.is_constant = true,

@@ -209,10 +209,33 @@ pub(super) fn ready_for(fd: RawFd, events: i16) -> i16 {
 ///
 /// # Safety
 /// As for `poll`; a pointer that is no good is answered with EFAULT.
+#[inline(always)]
 pub(super) unsafe fn poll_now(fds: *mut pollfd, count: usize) -> Result<usize, Errno> {
-    let mut none = NO_TIME;
-    // SAFETY: the caller's promise; without a mask the rest is not looked at.
-    unsafe { raw!(libc::SYS_ppoll, fds, count, &raw mut none, 0usize, 0usize) }
+    // SAFETY: the caller's promise.
+    unsafe { poll(fds, count, 0) }
+}
+
+/// The system call that `poll` is.
+///
+/// # Safety
+/// As for `poll`.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) unsafe fn poll(fds: *mut pollfd, count: usize, millis: c_int) -> Result<usize, Errno> {
+    // SAFETY: the caller's promise.
+    unsafe { raw!(libc::SYS_poll, fds, count, millis) }
+}
+
+/// The system call that `poll` is where there is none of this name.
+///
+/// # Safety
+/// As for `poll`.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) unsafe fn poll(fds: *mut pollfd, count: usize, millis: c_int) -> Result<usize, Errno> {
+    let mut time = time_of_millis(millis).map(timespec_of);
+    let time = time.as_mut().map_or(ptr::null_mut(), ptr::from_mut);
+    // SAFETY: the caller's promise; without a mask its size is not looked at.
+    unsafe { raw!(libc::SYS_ppoll, fds, count, time, 0usize, 0usize) }
 }
 
 /// No time at all.

@@ -3,6 +3,7 @@
 use std::ffi::CString;
 
 use super::entry::{self, Part, Row};
+use super::signal;
 use crate::error::PatchError;
 use crate::hub;
 use crate::sys::panics::PanicCount;
@@ -20,6 +21,14 @@ static TABLES: &[&[Row]] = &[
     super::epoll::ROWS,
     super::futex::ROWS,
     super::join::ROWS,
+    super::signal::ROWS,
+    super::process::ROWS,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::shell::ROWS,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::dns::ROWS,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::hosts::ROWS,
 ];
 
 fn rows() -> impl Iterator<Item = &'static Row> {
@@ -166,6 +175,8 @@ impl Patch {
         if self.parts & Part::Locks.bit() != 0 {
             super::futex::prepare();
         }
+        // Before anything parks, for handlers must not.
+        signal::wrap_all();
         entry::switch_on(self.parts);
         Ok(())
     }

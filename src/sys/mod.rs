@@ -5,6 +5,7 @@
 pub(crate) mod child;
 pub(crate) mod clock;
 pub(crate) mod fork;
+pub(crate) mod handler;
 pub(crate) mod helpers;
 pub(crate) mod os;
 pub(crate) mod panics;
