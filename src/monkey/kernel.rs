@@ -29,6 +29,26 @@ pub(super) fn is_pipe(fd: RawFd) -> bool {
     kind(fd) == Ok(libc::S_IFIFO)
 }
 
+/// Whether a descriptor is that of a terminal.
+pub(super) fn is_terminal(fd: RawFd) -> bool {
+    let mut mode = MaybeUninit::<libc::termios>::zeroed();
+    // SAFETY: the kernel writes a record that is shorter than libc's.
+    unsafe {
+        raw!(
+            libc::SYS_ioctl,
+            fd,
+            libc::TCGETS as usize,
+            mode.as_mut_ptr()
+        )
+    }
+    .is_ok()
+}
+
+/// Whether a descriptor is a socket.
+pub(super) fn is_socket(fd: RawFd) -> bool {
+    kind(fd) == Ok(libc::S_IFSOCK)
+}
+
 fn kind(fd: RawFd) -> Result<libc::mode_t, Errno> {
     let mut stat = MaybeUninit::<libc::stat>::zeroed();
     // SAFETY: the kernel writes a `stat`.
