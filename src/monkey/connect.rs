@@ -165,4 +165,3 @@ unsafe fn accept_parking(
         hub.await_descriptor(fd, Direction::Read, until)?;
     }
 }
-

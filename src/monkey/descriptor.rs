@@ -104,4 +104,3 @@ unsafe fn control(fd: c_int, command: c_int, argument: usize) -> Result<usize, E
         _ => call(),
     }
 }
-

@@ -3,12 +3,18 @@
 
 pub(crate) mod clock;
 pub(crate) mod fork;
+pub(crate) mod futex;
 pub(crate) mod helpers;
+pub(crate) mod objects;
 pub(crate) mod os;
 pub(crate) mod panics;
 pub(crate) mod pass;
+pub(crate) mod probe;
+pub(crate) mod published;
+mod resume;
 pub(crate) mod signal;
 pub(crate) mod socket;
 pub(crate) mod text;
 pub(crate) mod thread_end;
+pub(crate) mod threads;
 pub(crate) mod timerfd;

@@ -40,4 +40,3 @@ impl Drop for PassThrough {
         DEPTH.set(DEPTH.get().wrapping_sub(1));
     }
 }
-
