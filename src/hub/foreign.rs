@@ -76,11 +76,7 @@ impl Hub {
         deadline: Option<u64>,
     ) -> Result<(), Errno> {
         let saved = os::errno();
-        let armed = self.arm_foreign(
-            fd,
-            direction == Direction::Read,
-            direction == Direction::Write,
-        );
+        let armed = self.arm_foreign(fd, direction == Direction::Read, direction == Direction::Write);
         os::set_errno(saved);
         let source = armed?;
         let waiters = &source.side(direction).waiters;

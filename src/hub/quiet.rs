@@ -19,9 +19,9 @@
 
 use std::time::Duration;
 
-use super::Hub;
 use super::task::{self, KILL, State, TIMEOUT, TaskPtr};
 use super::wait::{self, Kind, Place, Reason, WaitQueue, Woken};
+use super::Hub;
 use crate::sys::os::Errno;
 use crate::sys::panics::PanicCount;
 use crate::sys::{clock, os, pass};

@@ -199,7 +199,12 @@ impl Reactor {
         (source.owner == owner).then_some(source)
     }
 
-    fn register(&mut self, fd: RawFd, owner: u64, interest: Interest) -> io::Result<Rc<Source>> {
+    fn register(
+        &mut self,
+        fd: RawFd,
+        owner: u64,
+        interest: Interest,
+    ) -> io::Result<Rc<Source>> {
         let index = usize::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
         self.generation = self.generation.wrapping_add(1);
         let token = token(self.generation, index);

@@ -165,3 +165,4 @@ unsafe fn accept_parking(
         hub.await_descriptor(fd, Direction::Read, until)?;
     }
 }
+

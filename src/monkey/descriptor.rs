@@ -104,3 +104,4 @@ unsafe fn control(fd: c_int, command: c_int, argument: usize) -> Result<usize, E
         _ => call(),
     }
 }
+

@@ -20,10 +20,7 @@ pub(super) fn is_on_disk(fd: RawFd) -> Result<bool, Errno> {
     unsafe { raw!(libc::SYS_fstat, fd, stat.as_mut_ptr()) }?;
     // SAFETY: zeroed, and then written.
     let kind = unsafe { stat.assume_init() }.st_mode & libc::S_IFMT;
-    Ok(matches!(
-        kind,
-        libc::S_IFREG | libc::S_IFDIR | libc::S_IFBLK
-    ))
+    Ok(matches!(kind, libc::S_IFREG | libc::S_IFDIR | libc::S_IFBLK))
 }
 
 /// The file status flags.

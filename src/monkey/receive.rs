@@ -155,15 +155,7 @@ pub(super) unsafe fn receive_parking(
                 let (at, len) = (buffer.wrapping_byte_add(at), len - at);
                 // SAFETY: the caller's promise, of a part of the buffer.
                 unsafe {
-                    raw!(
-                        libc::SYS_recvfrom,
-                        fd,
-                        at,
-                        len,
-                        flags | MSG_DONTWAIT,
-                        from,
-                        from_len
-                    )
+                    raw!(libc::SYS_recvfrom, fd, at, len, flags | MSG_DONTWAIT, from, from_len)
                 }
             },
         )
@@ -186,7 +178,10 @@ fn waits_for_all(fd: RawFd, flags: c_int) -> bool {
 
 /// Calls until `len` bytes have come, or the stream ends, or something is wrong,
 /// which counts only if nothing has come before.
-fn all_of(len: usize, mut once: impl FnMut(usize) -> Result<usize, Errno>) -> Result<usize, Errno> {
+fn all_of(
+    len: usize,
+    mut once: impl FnMut(usize) -> Result<usize, Errno>,
+) -> Result<usize, Errno> {
     let mut got = 0;
     loop {
         match once(got) {
@@ -292,14 +287,7 @@ unsafe fn messages_parking(
             || kernel::patience_of_socket(fd, flags, libc::SO_RCVTIMEO),
             // SAFETY: the caller's promise, of a part of the array.
             || unsafe {
-                raw!(
-                    libc::SYS_recvmmsg,
-                    fd,
-                    at,
-                    count - got,
-                    flags | MSG_DONTWAIT,
-                    null
-                )
+                raw!(libc::SYS_recvmmsg, fd, at, count - got, flags | MSG_DONTWAIT, null)
             },
         );
         match answer {

@@ -131,7 +131,8 @@ fn all_of(
             || match until {
                 Some(deadline) => Ok(deadline),
                 None => {
-                    let deadline = kernel::patience_of_socket(fd, flags, libc::SO_SNDTIMEO)?;
+                    let deadline =
+                        kernel::patience_of_socket(fd, flags, libc::SO_SNDTIMEO)?;
                     until = Some(deadline);
                     Ok(deadline)
                 }
@@ -177,14 +178,7 @@ pub(super) unsafe fn message_parking(
         // What comes beside the data went with its first part.
         let part = Slices::header(rest.after(first + sent));
         // SAFETY: the slices are the caller's, as above.
-        unsafe {
-            raw!(
-                libc::SYS_sendmsg,
-                fd,
-                &raw const part,
-                flags | libc::MSG_NOSIGNAL
-            )
-        }
+        unsafe { raw!(libc::SYS_sendmsg, fd, &raw const part, flags | libc::MSG_NOSIGNAL) }
     });
     Ok(first + more.unwrap_or(0))
 }

@@ -98,10 +98,7 @@ unsafe fn sleep_for(time: *const timespec) -> c_uint {
             0
         }
         None => {
-            let mut rest = timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            };
+            let mut rest = timespec { tv_sec: 0, tv_nsec: 0 };
             // SAFETY: as above, and the rest is a live variable.
             match unsafe { raw!(libc::SYS_nanosleep, time, &raw mut rest) } {
                 Ok(_) => 0,
@@ -146,10 +143,7 @@ unsafe fn absolute(hub: &Hub, id: clockid_t, time: *const timespec) -> Result<us
 
 /// Nanoseconds of some clock.
 fn now(id: clockid_t) -> u64 {
-    let mut time = timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut time = timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: the kernel writes one timespec.
     unsafe { libc::clock_gettime(id, &mut time) };
     (time.tv_sec as u64)

@@ -173,15 +173,7 @@ unsafe fn unsocketed_read(
     let attempt = || {
         // SAFETY: as above.
         match unsafe {
-            raw!(
-                libc::SYS_preadv2,
-                fd,
-                slices,
-                count,
-                -1i64,
-                -1i64,
-                libc::RWF_NOWAIT
-            )
+            raw!(libc::SYS_preadv2, fd, slices, count, -1i64, -1i64, libc::RWF_NOWAIT)
         } {
             Err(libc::EOPNOTSUPP) => match kernel::ready_for(fd, wanted) {
                 0 => Err(libc::EAGAIN),
@@ -301,17 +293,7 @@ unsafe fn unsocketed_write(
 /// As for `writev`.
 unsafe fn write_some(fd: RawFd, slices: *const iovec, count: c_int) -> Result<usize, Errno> {
     // SAFETY: the caller's promise.
-    match unsafe {
-        raw!(
-            libc::SYS_pwritev2,
-            fd,
-            slices,
-            count,
-            -1i64,
-            -1i64,
-            libc::RWF_NOWAIT
-        )
-    } {
+    match unsafe { raw!(libc::SYS_pwritev2, fd, slices, count, -1i64, -1i64, libc::RWF_NOWAIT) } {
         Err(libc::EOPNOTSUPP) => {}
         answer => return answer,
     }

@@ -40,3 +40,4 @@ impl Drop for PassThrough {
         DEPTH.set(DEPTH.get().wrapping_sub(1));
     }
 }
+
