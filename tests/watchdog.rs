@@ -30,7 +30,7 @@ fn a_greenlet_that_computes_is_reported_once_with_its_name_and_where_it_is() {
     let Some(finished) = finished else { return };
     assert_eq!(reports_of(&finished, "'spinner'"), 1, "{finished:?}");
     finished.said("spawned at tests/watchdog.rs:");
-    finished.said("watchdog::spin_for");
+    finished.said("::spin_for");
     finished.said("while 2 other greenlets wait");
     // What lies below the greenlet's body is of no interest.
     finished.did_not_say("greenlet::hub");

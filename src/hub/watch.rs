@@ -167,6 +167,7 @@ pub(super) fn list(hub: &Hub) {
 /// The hub's thread ends.
 pub(super) fn unlist(hub: &Hub) {
     if hub.pulse.is_listed() {
+        let _pass = PassThrough::enter();
         list_of_hubs().retain(|listed| listed.hub != hub.pulse.hub);
     }
 }
