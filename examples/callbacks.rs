@@ -1,7 +1,7 @@
 //! Where a callback runs: in which process, on which thread, in which greenlet.
 //!
 //! ```text
-//! $ cargo run --example callbacks
+//! $ cargo run --features process --example callbacks
 //! main:          process ~4711 (main's), thread main, greenlet main
 //!
 //! a pool of threads
@@ -11,6 +11,10 @@
 //! a pool of greenlets
 //!   the job:     process ~4711 (main's), thread main, greenlet executor's worker
 //!   a callback:  process ~4711 (main's), thread main, greenlet executor's worker
+//!   a late one:  process ~4711 (main's), thread main, greenlet main
+//! a pool of processes
+//!   the job:     process ~4712 (a worker), thread worker, greenlet main
+//!   a callback:  process ~4711 (main's), thread process-0, greenlet main
 //!   a late one:  process ~4711 (main's), thread main, greenlet main
 //! ```
 //!
@@ -23,7 +27,7 @@
 
 use std::time::Duration;
 
-use greenlet::executor::{GreenletPoolExecutor, ThreadPoolExecutor};
+use greenlet::executor::{GreenletPoolExecutor, ProcessPoolExecutor, ThreadPoolExecutor};
 
 /// A process by its number, a thread and a greenlet by their names.
 type Place = (u32, String, String);
@@ -70,6 +74,16 @@ fn main() {
     println!("a pool of greenlets");
     let pool = GreenletPoolExecutor::new();
     let submitted = pool.submit(job).expect("the pool takes jobs");
+    submitted.add_done_callback(move |job| {
+        print("  the job:", main, job.result().expect("it has a result"));
+        print("  a callback:", main, here());
+    });
+    pool.shutdown(true);
+    submitted.add_done_callback(move |_| print("  a late one:", main, here()));
+
+    println!("a pool of processes");
+    let pool = ProcessPoolExecutor::new();
+    let submitted = pool.submit(|()| job(), ()).expect("the pool takes jobs");
     submitted.add_done_callback(move |job| {
         print("  the job:", main, job.result().expect("it has a result"));
         print("  a callback:", main, here());

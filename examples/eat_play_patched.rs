@@ -34,7 +34,10 @@ fn main() -> Result<(), greenlet::error::PatchError> {
     joinall([spawn(|| eat("eg")), spawn(|| play("on"))]);
     let threads = std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
     let s = if threads == 1 { "" } else { "s" };
-    println!("{} s in all, {threads} OS thread{s}", start.elapsed().as_secs());
+    println!(
+        "{} s in all, {threads} OS thread{s}",
+        start.elapsed().as_secs()
+    );
     println!("main");
     Ok(())
 }

@@ -1,21 +1,24 @@
-//! The same jobs one after the other, by threads and by greenlets: what waits
+//! The same jobs one after the other, by threads, by processes and by greenlets: what waits
 //! gains by all of them, what computes does not.
 //!
 //! ```text
-//! $ cargo run --release --example serial_threads_greenlets
+//! $ cargo run --release --features process --example serial_threads_greenlets
 //! 8 jobs at a time        waiting for answers     computing
 //! one after the other                 ~0.80 s        ~0.45 s
 //! by 8 threads                        ~0.10 s        ~0.23 s
+//! by 8 processes                      ~0.11 s        ~0.24 s
 //! by 8 greenlets                      ~0.10 s        ~0.45 s
 //!
 //! waiting for answers
 //! one after the other  ████████████████████████████████████████
 //! by 8 threads         ██████
+//! by 8 processes       ███████
 //! by 8 greenlets       ██████
 //!
 //! computing
 //! one after the other  ███████████████████████
 //! by 8 threads         ████████████
+//! by 8 processes       ████████████
 //! by 8 greenlets       ███████████████████████
 //!
 //! Who waits needs no processor: 8 waits side by side take about as long as one, in
@@ -27,7 +30,7 @@ use std::io::{self, Read, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use greenlet::executor::{GreenletPoolExecutor, ThreadPoolExecutor};
+use greenlet::executor::{GreenletPoolExecutor, ProcessPoolExecutor, ThreadPoolExecutor};
 use greenlet::net::{SocketAddr, TcpStream};
 use greenlet::server::StreamServer;
 
@@ -83,6 +86,15 @@ fn by_threads(jobs: usize, work: Work, server: SocketAddr) -> Vec<usize> {
         .collect()
 }
 
+fn by_processes(jobs: usize, work: Work, server: SocketAddr) -> Vec<usize> {
+    let pool = ProcessPoolExecutor::with_workers(jobs).expect("there are some");
+    let results = pool.map(work, vec![server; jobs]);
+    let results = results.expect("the pool takes jobs");
+    results
+        .map(|result| result.expect("it does not panic"))
+        .collect()
+}
+
 fn by_greenlets(jobs: usize, work: Work, server: SocketAddr) -> Vec<usize> {
     let pool = GreenletPoolExecutor::with_workers(jobs).expect("there are some");
     let results = pool.map(work, vec![server; jobs]);
@@ -109,9 +121,10 @@ fn start_server() -> io::Result<SocketAddr> {
 
 fn run(jobs: usize) -> io::Result<()> {
     let server = start_server()?;
-    let ways: [(String, Way); 3] = [
+    let ways: [(String, Way); 4] = [
         ("one after the other".into(), in_series),
         (format!("by {jobs} threads"), by_threads),
+        (format!("by {jobs} processes"), by_processes),
         (format!("by {jobs} greenlets"), by_greenlets),
     ];
     let measure = |work: Work| {

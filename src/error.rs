@@ -302,6 +302,15 @@ pub enum SubmitError<F> {
         /// Why there is none.
         error: std::io::Error,
     },
+    /// The job cannot be sent to another process.
+    #[cfg(feature = "process")]
+    #[error("{error}")]
+    Unsendable {
+        /// What was to be sent: the argument.
+        job: F,
+        /// What is in the way.
+        error: crate::process::error::SpawnError,
+    },
 }
 
 impl<F> SubmitError<F> {
@@ -309,6 +318,8 @@ impl<F> SubmitError<F> {
     pub fn into_inner(self) -> F {
         match self {
             SubmitError::Shutdown(job) | SubmitError::NoWorker { job, .. } => job,
+            #[cfg(feature = "process")]
+            SubmitError::Unsendable { job, .. } => job,
         }
     }
 
@@ -316,6 +327,10 @@ impl<F> SubmitError<F> {
         match self {
             SubmitError::Shutdown(job) => SubmitError::Shutdown(f(job)),
             SubmitError::NoWorker { job, error } => SubmitError::NoWorker { job: f(job), error },
+            #[cfg(feature = "process")]
+            SubmitError::Unsendable { job, error } => {
+                SubmitError::Unsendable { job: f(job), error }
+            }
         }
     }
 }
@@ -325,6 +340,10 @@ impl<F> std::fmt::Debug for SubmitError<F> {
         match self {
             SubmitError::Shutdown(_) => f.write_str("Shutdown"),
             SubmitError::NoWorker { error, .. } => f.debug_tuple("NoWorker").field(error).finish(),
+            #[cfg(feature = "process")]
+            SubmitError::Unsendable { error, .. } => {
+                f.debug_tuple("Unsendable").field(error).finish()
+            }
         }
     }
 }
@@ -345,6 +364,10 @@ pub enum JoinError {
     /// Its result has been taken already.
     #[error("the result has been taken already")]
     Taken,
+    /// It was a job of a worker process, which gave no result.
+    #[cfg(feature = "process")]
+    #[error(transparent)]
+    Process(#[from] crate::process::error::ProcessError),
     /// It has not ended, and nothing could wake the one who waits for it.
     #[error(transparent)]
     Deadlock(#[from] Deadlock),
@@ -385,6 +408,8 @@ impl std::fmt::Debug for JoinError {
             JoinError::Killed => f.write_str("Killed"),
             JoinError::Cancelled => f.write_str("Cancelled"),
             JoinError::Taken => f.write_str("Taken"),
+            #[cfg(feature = "process")]
+            JoinError::Process(error) => f.debug_tuple("Process").field(error).finish(),
             JoinError::Deadlock(_) => f.write_str("Deadlock"),
         }
     }

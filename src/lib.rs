@@ -107,6 +107,9 @@
 //! (where it differs from gevent, and why) and `architecture.md` (how it works
 //! inside). `examples` has whole programs.
 
+// Without `monkey`, some of what it stands on in `hub` has no user.
+#![cfg_attr(not(feature = "monkey"), allow(dead_code, unused_imports))]
+
 #[cfg(not(all(
     target_os = "linux",
     target_env = "gnu",
@@ -124,6 +127,8 @@ pub mod hub;
 #[cfg(feature = "monkey")]
 pub mod monkey;
 pub mod net;
+#[cfg(feature = "process")]
+pub mod process;
 pub mod queue;
 pub mod server;
 pub mod signal;
@@ -154,3 +159,20 @@ struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/from_gevent.md")]
 struct FromGevent;
+
+/// Sizes and numbers of permits are unsigned: negative ones do not compile.
+///
+/// ```compile_fail,E0600
+/// greenlet::sync::Semaphore::new(-1);
+/// ```
+/// ```compile_fail,E0600
+/// greenlet::queue::Queue::<u8>::bounded(-1);
+/// ```
+/// ```compile_fail,E0600
+/// greenlet::Pool::new(-1);
+/// ```
+/// ```compile_fail,E0600
+/// greenlet::executor::ThreadPoolExecutor::with_workers(-1);
+/// ```
+#[cfg(doctest)]
+struct NegativeSizes;

@@ -18,7 +18,7 @@ use super::slab::Key;
 use super::task::{self, State, TaskPtr};
 use super::wait::{Kind, Waiter};
 use super::{Hub, TimerTarget, interrupt, report};
-use crate::coroutine::Suspender;
+use crate::coroutine::{Fiber, Suspender};
 use crate::sys::clock;
 use crate::sys::panics::PanicCount;
 use crate::sys::pass::PassThrough;
@@ -30,6 +30,9 @@ pub(super) const TURNS_PER_LOOK: u32 = 61;
 const POLL_INTERVAL: u64 = 100_000;
 /// A hub that will sleep for longer than this (nanoseconds) is at leisure.
 const LEISURE: u64 = 1_000_000;
+/// A hub that another thread has just called sleeps for this long (nanoseconds)
+/// before it asks whether there still is one.
+const CONFIDENCE: u64 = 5_000_000;
 /// Stacks are looked through once in so many retired greenlets.
 const RETIRED_PER_TRIM: u32 = 1024;
 
@@ -205,7 +208,7 @@ impl Hub {
                 match &mut *task.fiber.get() {
                     Some(fiber) => fiber.resume(),
                     None if task == self.main() => return self.keep_sentinel(),
-                    none => none.insert(self.fibers.take(task.stack_size)).resume(),
+                    none => none.insert(self.take_fiber(task)).resume(),
                 }
             };
             next = word.map(|next| TaskPtr(next.cast()));
@@ -216,6 +219,14 @@ impl Hub {
             }
             self.count_turn();
         }
+    }
+
+    /// A stack for a task that starts. Whatever that calls must not park here, on the
+    /// loop's own frame, an allocator with a lock for instance.
+    #[inline]
+    fn take_fiber(&self, task: TaskPtr) -> Fiber {
+        let _pass = PassThrough::enter();
+        self.fibers.take(task.stack_size)
     }
 
     /// Takes leave of a task whose body has ended.
@@ -260,7 +271,7 @@ impl Hub {
     }
 
     /// Takes in what has happened, without sleeping.
-    fn look_around(&self) {
+    pub(super) fn look_around(&self) {
         self.take_in_inbox();
         let now = clock::now_ns();
         self.coarse_now.set(now);
@@ -282,16 +293,28 @@ impl Hub {
         let next = self.timers.borrow().next_deadline();
         let at_leisure = next.is_none_or(|next| next > now + LEISURE);
         let trim_again = self.fibers.trim(now, at_leisure);
-        if self.timers.borrow().len() == 0 && self.nobody_outside() {
-            // A thread that has ended meanwhile, or a helper that has become
-            // idle, may have woken somebody before it did.
-            self.take_in_inbox();
-            if self.queue.first().is_none() {
-                self.nothing_can_happen();
+        let mut ask_again = None;
+        if self.timers.borrow().len() == 0 {
+            if self.was_called() {
+                ask_again = Some(now + CONFIDENCE);
+            } else if self.nobody_outside() {
+                // A thread that has ended meanwhile, or a helper that has become
+                // idle, may have woken somebody before it did.
+                self.take_in_inbox();
+                if self.queue.first().is_none() {
+                    self.nothing_can_happen();
+                }
+                return;
             }
-            return;
         }
-        self.sleep_in_reactor(trim_again);
+        self.sleep_in_reactor([trim_again, ask_again].into_iter().flatten().min());
+    }
+
+    /// Whether another thread has called since the last time, and may be waited
+    /// for. To count the threads costs a system call, as much as the sleep itself,
+    /// and who is called often would pay it for every call.
+    fn was_called(&self) -> bool {
+        self.called.take() && self.external_waits.get() == 0 && self.shared_waits.get() > 0
     }
 
     /// Fires what is due, in the order of the deadlines.
@@ -320,6 +343,7 @@ impl Hub {
         if shared.inbox.is_empty_hint() {
             return;
         }
+        self.called.set(true);
         for message in shared.inbox.take() {
             self.notified(message.key, message.token);
         }

@@ -71,9 +71,14 @@ impl Pulse {
         self.left.store(TURNS_PER_LOOK, Ordering::Relaxed);
     }
 
+    /// So many turns are left of the round.
+    pub(super) fn left(&self) -> u32 {
+        self.left.load(Ordering::Relaxed)
+    }
+
     /// The number of the turn: none comes twice.
     fn turn(&self) -> u64 {
-        let taken = TURNS_PER_LOOK.saturating_sub(self.left.load(Ordering::Relaxed));
+        let taken = TURNS_PER_LOOK.saturating_sub(self.left());
         let before = self.rounds.load(Ordering::Relaxed);
         before
             .wrapping_mul(TURNS_PER_LOOK.into())

@@ -44,11 +44,26 @@
 mod checked;
 mod connect;
 mod descriptor;
+#[cfg(not(target_feature = "crt-static"))]
+mod dns;
 mod entry;
+mod epoll;
+mod futex;
+#[cfg(not(target_feature = "crt-static"))]
+mod hosts;
+mod join;
 mod kernel;
 mod patch;
+mod poll;
+mod process;
+#[cfg(not(target_feature = "crt-static"))]
+mod real;
 mod receive;
+mod select;
 mod send;
+#[cfg(not(target_feature = "crt-static"))]
+mod shell;
+mod signal;
 mod sleep;
 mod slices;
 mod stream;

@@ -3,8 +3,10 @@
 use std::ffi::CString;
 
 use super::entry::{self, Part, Row};
+use super::signal;
 use crate::error::PatchError;
 use crate::hub;
+use crate::sys::panics::PanicCount;
 
 /// All functions that take the place of libc's.
 static TABLES: &[&[Row]] = &[
@@ -14,6 +16,19 @@ static TABLES: &[&[Row]] = &[
     super::connect::ROWS,
     super::stream::ROWS,
     super::descriptor::ROWS,
+    super::poll::ROWS,
+    super::select::ROWS,
+    super::epoll::ROWS,
+    super::futex::ROWS,
+    super::join::ROWS,
+    super::signal::ROWS,
+    super::process::ROWS,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::shell::ROWS,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::dns::ROWS,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::hosts::ROWS,
 ];
 
 fn rows() -> impl Iterator<Item = &'static Row> {
@@ -155,6 +170,13 @@ impl Patch {
                 return Err(PatchError::NotInterposed { symbol: row.name });
             }
         }
+        // To be known before a panic hook asks.
+        let _ = PanicCount::get();
+        if self.parts & Part::Locks.bit() != 0 {
+            super::futex::prepare();
+        }
+        // Before anything parks, for handlers must not.
+        signal::wrap_all();
         entry::switch_on(self.parts);
         Ok(())
     }
@@ -172,7 +194,9 @@ fn is_in_place(row: &Row) -> bool {
     };
     // SAFETY: the name is a string with its end.
     let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
-    found as usize == ours
+    // A libc that has none of that name exports none of ours; who calls it is in the
+    // program itself.
+    found.is_null() || found as usize == ours
 }
 
 /// Whether a function of libc, or a part by its name in [`Patch`], is patched.

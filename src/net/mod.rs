@@ -38,6 +38,8 @@ mod lookup;
 mod socket;
 mod tcp_listener;
 mod tcp_stream;
+#[cfg(feature = "process")]
+mod travel;
 mod udp_socket;
 mod unix_datagram;
 mod unix_listener;
@@ -48,6 +50,8 @@ pub use std::net::{
 };
 
 pub use self::lookup::ToSocketAddrs;
+#[cfg(feature = "process")]
+pub(crate) use self::tcp_listener::ReservedPort;
 pub use self::tcp_listener::{Incoming, IntoIncoming, TcpListener};
 pub use self::tcp_stream::TcpStream;
 pub use self::udp_socket::UdpSocket;

@@ -96,6 +96,27 @@ impl<T: AsFd> Socket<T> {
         }
     }
 
+    /// A socket that has come from another process, where it was one of ours: O_NONBLOCK is set already.
+    #[cfg(feature = "process")]
+    pub(super) fn arrived(inner: T, nonblocking: bool) -> Socket<T> {
+        let socket = Socket::adopt(inner);
+        socket
+            .settings
+            .nonblocking
+            .store(nonblocking, Ordering::Relaxed);
+        socket
+    }
+
+    #[cfg(feature = "process")]
+    pub(super) fn is_nonblocking(&self) -> bool {
+        self.settings.nonblocking.load(Ordering::Relaxed)
+    }
+
+    #[cfg(feature = "process")]
+    pub(super) fn is_closed(&self) -> bool {
+        self.account.io.is_closed()
+    }
+
     /// Gives the socket away, blocking unless its user wanted it otherwise.
     pub(super) fn release(self) -> T {
         let Socket {

@@ -24,7 +24,7 @@ use crate::hub::Direction;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct UdpSocket {
-    socket: Socket<std::net::UdpSocket>,
+    pub(super) socket: Socket<std::net::UdpSocket>,
 }
 
 conversions!(UdpSocket, std::net::UdpSocket);

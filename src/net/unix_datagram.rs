@@ -25,7 +25,7 @@ use crate::hub::Direction;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct UnixDatagram {
-    socket: Socket<std::os::unix::net::UnixDatagram>,
+    pub(super) socket: Socket<std::os::unix::net::UnixDatagram>,
 }
 
 conversions!(UnixDatagram, std::os::unix::net::UnixDatagram);

@@ -36,7 +36,7 @@ use crate::sys::socket as sys;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct UnixListener {
-    socket: Socket<std::os::unix::net::UnixListener>,
+    pub(super) socket: Socket<std::os::unix::net::UnixListener>,
 }
 
 conversions!(UnixListener, std::os::unix::net::UnixListener);

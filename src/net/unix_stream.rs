@@ -31,7 +31,7 @@ use crate::sys::socket::{self as sys, RawAddress};
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct UnixStream {
-    socket: Socket<std::os::unix::net::UnixStream>,
+    pub(super) socket: Socket<std::os::unix::net::UnixStream>,
 }
 
 conversions!(UnixStream, std::os::unix::net::UnixStream);

@@ -73,6 +73,28 @@ impl SignalMask {
     }
 }
 
+/// A set of signals in libc's form.
+#[cfg(feature = "process")]
+pub(super) fn set_of(signals: &[i32]) -> libc::sigset_t {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: sigemptyset initialises the set; a number that is no signal is refused.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        let mut set = set.assume_init();
+        for signal in signals {
+            libc::sigaddset(&mut set, *signal);
+        }
+        set
+    }
+}
+
+/// Has this process ignore a signal.
+#[cfg(feature = "process")]
+pub(crate) fn ignore(signal: i32) {
+    // SAFETY: ignoring installs no handler.
+    unsafe { libc::signal(signal, libc::SIG_IGN) };
+}
+
 /// What the CPU raises for an instruction: a handler that returned from one
 /// would run into it again.
 const FAULTS: [i32; 5] = [
