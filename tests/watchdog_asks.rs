@@ -213,19 +213,18 @@ fn a_stripped_program_is_reported_with_addresses() {
     finished.said("spin_for");
 }
 
-/// A thousand thresholds: signals at all moments, and nothing breaks.
+/// Signals at all moments of turns that are about to end, and nothing breaks.
 #[test]
 fn being_asked_at_any_moment_breaks_nothing() {
     let finished = with("1", "being_asked_at_any_moment_breaks_nothing", || {
         on_blocked(|_| {
             REPORTS.count.fetch_add(1, Ordering::SeqCst);
         });
-        let start = Instant::now();
         let spinners: Vec<_> = (0..10)
             .map(|which| {
                 spawn(move || {
                     let mut turns = 0u32;
-                    while start.elapsed() < Duration::from_secs(2) {
+                    while Reports::count() < 50 {
                         // Turns about as long as it takes to be noticed.
                         spin_for(MS + MS * (which + turns % 7) / 16);
                         turns += 1;
@@ -240,7 +239,7 @@ fn being_asked_at_any_moment_breaks_nothing() {
             })
             .collect();
         let turns: u32 = spinners.into_iter().map(|one| one.join().unwrap()).sum();
-        assert!(turns > 100 && Reports::count() > 10);
+        assert!(turns >= 50, "once in a turn");
     });
     if let Some(finished) = finished {
         finished.succeeded();

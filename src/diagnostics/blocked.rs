@@ -130,7 +130,7 @@ impl Blocked {
     }
 
     /// How much of that time the thread was on a processor. Little: it waits in a
-    /// system call, or the machine is busy. None: the kernel does not tell.
+    /// system call, or the machine was busy as well. None: the kernel does not tell.
     #[must_use]
     pub fn computed(&self) -> Option<Duration> {
         self.computed

@@ -17,7 +17,8 @@
 //! for nothing.
 //!
 //! It counts steps, and not time: a process that was stopped for an hour has made
-//! one step.
+//! one step. And time in which the thread would have run, but found no processor, is
+//! not counted either: that the machine is busy is nobody's fault here.
 //!
 //! A thread is started for it when the first hub gets its second greenlet, and only
 //! while it is on. It holds no lock that a hub needs for long, it never wakes a
@@ -36,7 +37,8 @@ use crate::sys::helpers::IdleGuard;
 use crate::sys::pass::PassThrough;
 use crate::sys::probe::{Answer, Asker};
 use crate::sys::signal::SignalMask;
-use crate::sys::{futex, os, threads};
+use crate::sys::threads::{self, Times};
+use crate::sys::{futex, os};
 
 /// The threshold where nobody has asked for another.
 const USUAL: Duration = Duration::from_millis(100);
@@ -55,7 +57,8 @@ const VARIABLE: &str = "GREENLET_WATCHDOG";
 /// was set before.
 ///
 /// A threshold is at least a millisecond; less counts as one. A report comes up to
-/// a quarter later than that. The main greenlet is watched like any other, while
+/// a quarter later than that. Time in which the thread could have run, but the
+/// machine was busy with others, does not count. The main greenlet is watched like any other, while
 /// its thread has others. A hub that sleeps because all its greenlets wait holds
 /// nothing.
 ///
@@ -248,7 +251,7 @@ struct Seen {
     ask_at: Option<u32>,
     tries: u32,
     since: Instant,
-    processor_time: Option<Duration>,
+    times: Option<Times>,
 }
 
 impl Seen {
@@ -259,7 +262,7 @@ impl Seen {
             ask_at: Some(STEPS),
             tries: 0,
             since: Instant::now(),
-            processor_time: threads::processor_time_of(thread),
+            times: threads::times_of(thread),
         }
     }
 }
@@ -297,7 +300,7 @@ impl Watchdog {
                 // That was no whole step.
                 self.start_anew();
             } else {
-                self.step();
+                self.step(threshold);
             }
         }
     }
@@ -307,7 +310,7 @@ impl Watchdog {
         self.idle_steps = 0;
     }
 
-    fn step(&mut self) {
+    fn step(&mut self, threshold: Duration) {
         watch::sample(&mut self.beats);
         let beats = std::mem::take(&mut self.beats);
         self.hubs
@@ -317,12 +320,12 @@ impl Watchdog {
             if beat.turn.is_some() {
                 self.idle_steps = 0;
             }
-            self.look_at(beat);
+            self.look_at(beat, threshold);
         }
         self.beats = beats;
     }
 
-    fn look_at(&mut self, beat: &Beat) {
+    fn look_at(&mut self, beat: &Beat, threshold: Duration) {
         let Some(turn) = beat.turn else {
             self.hubs.remove(&beat.hub);
             return;
@@ -340,9 +343,13 @@ impl Watchdog {
             return;
         }
         let held = seen.since.elapsed();
-        let computed = threads::processor_time_of(beat.thread)
-            .zip(seen.processor_time)
-            .map(|(now, then)| now.saturating_sub(then));
+        let times = threads::times_of(beat.thread).zip(seen.times);
+        let computed = times.map(|(now, then)| now.ran.saturating_sub(then.ran));
+        let delayed = times.map(|(now, then)| now.delayed.saturating_sub(then.delayed));
+        if held.saturating_sub(delayed.unwrap_or_default()) < threshold {
+            seen.ask_at = seen.steps.checked_add(1);
+            return;
+        }
         match watch::ask(&mut self.asker, beat) {
             Answer::Blocked(note, calls) => {
                 seen.ask_at = None;

@@ -24,23 +24,25 @@ pub(crate) fn name_of(thread: i32) -> Option<String> {
     file_of(thread, "comm").map(|name| name.trim_end().to_owned())
 }
 
-/// How long a thread has used a processor.
-pub(crate) fn processor_time_of(thread: i32) -> Option<Duration> {
-    // As the kernel's MAKE_THREAD_CPUCLOCK does, by scheduler's time.
-    let clock = (!thread << 3) | 6;
-    let mut time = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: the call writes a time, or answers an error for a thread that has
-    // ended.
-    if unsafe { libc::clock_gettime(clock, &mut time) } != 0 {
-        return None;
-    }
-    Some(Duration::new(
-        time.tv_sec.try_into().ok()?,
-        time.tv_nsec.try_into().ok()?,
-    ))
+/// What a thread has spent its time with, as far as it was not asleep.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    /// It was on a processor.
+    pub(crate) ran: Duration,
+    /// It could have run, but others were on the processors.
+    pub(crate) delayed: Duration,
+}
+
+/// How a thread has spent its time. None where the kernel does not keep account.
+pub(crate) fn times_of(thread: i32) -> Option<Times> {
+    let line = file_of(thread, "schedstat")?;
+    let mut numbers = line
+        .split_whitespace()
+        .map(|word| word.parse().map(Duration::from_nanos));
+    Some(Times {
+        ran: numbers.next()?.ok()?,
+        delayed: numbers.next()?.ok()?,
+    })
 }
 
 /// A system call that a thread is in.
@@ -86,11 +88,14 @@ mod tests {
         let checked = named.spawn(|| {
             let me = current();
             assert_eq!(name_of(me).as_deref(), Some("somebody"));
-            assert!(processor_time_of(me).is_some_and(|time| time > Duration::ZERO));
+            // The account is kept when the clock ticks, where it is kept at all.
+            while times_of(me).is_some_and(|times| times.ran.is_zero()) {
+                std::hint::spin_loop();
+            }
         });
         checked.unwrap().join().unwrap();
         assert_eq!(name_of(0), None);
-        assert_eq!(processor_time_of(1 << 22), None);
+        assert!(times_of(1 << 22).is_none());
     }
 
     #[test]

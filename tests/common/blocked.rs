@@ -5,7 +5,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use greenlet::diagnostics::{Blocked, on_blocked};
 use greenlet::{Builder, sleep, spawn};
@@ -35,10 +35,22 @@ pub fn spin_until(so: impl Fn() -> bool) {
     }
 }
 
+/// Holds the thread, and has it compute for so long: however busy the machine is.
 #[inline(never)]
 pub fn spin_for(time: Duration) {
-    let start = Instant::now();
-    spin_until(|| start.elapsed() >= time);
+    let start = computed();
+    spin_until(|| computed() - start >= time);
+}
+
+/// How long the calling thread has computed by now.
+fn computed() -> Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the call writes a time.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// A greenlet that only waits, so that somebody is kept waiting.
