@@ -43,6 +43,7 @@
 //! | run a future | [`block_on`]; a [`JoinHandle`] is one |
 //! | have variables of a greenlet's own | [`greenlet_local!`] |
 //! | know who runs, and who waits for what | [`current`], [`hub::report`] |
+//! | know who keeps the others waiting | [`diagnostics`]: the watchdog |
 //! | build waiting of your own | [`hub::Parker`], [`hub::Unparker`] |
 //! | end all greenlets of a thread | [`hub::shutdown`] |
 //!
@@ -119,6 +120,7 @@ compile_error!(
      musl, macOS, Windows and other systems are not supported."
 );
 
+pub mod diagnostics;
 pub mod error;
 pub mod executor;
 pub mod hub;
