@@ -101,6 +101,7 @@ impl Hub {
         match self.await_source(&mut None, fd, direction, deadline)? {
             Ended::Perhaps => Ok(()),
             Ended::TimedOut => Err(libc::EAGAIN),
+            Ended::Closed => Err(libc::EBADF),
         }
     }
 
