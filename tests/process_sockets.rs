@@ -120,8 +120,9 @@ fn what_was_set_on_a_socket_travels_with_it() {
         for stream in [&timed, &nonblocking] {
             kinds.push((&*stream).read(&mut [0]).unwrap_err().kind() == ErrorKind::WouldBlock);
         }
-        // This one waits; its end comes from the other process.
-        kinds.push((&plain).read(&mut [0]).unwrap() == 0);
+        // This one waits for an answer.
+        (&plain).write_all(b"?").unwrap();
+        kinds.push((&plain).read(&mut [0]).unwrap() == 1);
         kinds
     };
     let pairs = [(); 3].map(|()| UnixStream::pair().unwrap());
@@ -132,8 +133,11 @@ fn what_was_set_on_a_socket_travels_with_it() {
     nonblocking.set_nonblocking(true).unwrap();
     let copy = plain.try_clone().unwrap();
     let child = process::spawn(look, (timed, nonblocking, plain)).unwrap();
-    drop(c);
+    (&c).read_exact(&mut [0]).unwrap();
+    greenlet::sleep(5 * common::MS);
+    (&c).write_all(b"!").unwrap();
     assert_eq!(child.join().unwrap(), [true, true, true]);
+    drop(c);
     // The sender's own goes on parking greenlets.
     assert_eq!((&copy).read(&mut [0]).unwrap(), 0);
     drop((a, b));
