@@ -19,3 +19,5 @@ pub(crate) mod socket;
 pub(crate) mod text;
 pub(crate) mod thread_end;
 pub(crate) mod timerfd;
+#[cfg(feature = "process")]
+pub(crate) mod unforked;
