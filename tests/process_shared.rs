@@ -289,14 +289,17 @@ fn what_cannot_be_an_item_is_given_back() {
     assert!(!refused.into_inner().is_set() && queue.is_empty());
 }
 
+/// The name of who made it, and a number.
+type Item = (u32, u32);
+
 /// Puts numbers that nobody else puts, one higher than the other.
-fn produce((queue, name): (Queue<(u32, u32)>, u32)) {
+fn produce((queue, name): (Queue<Item>, u32)) {
     for n in 0.. {
         queue.put((name, n)).unwrap();
     }
 }
 
-fn consume((from, to): (Queue<(u32, u32)>, Queue<(u32, u32)>)) {
+fn consume((from, to): (Queue<Item>, Queue<Item>)) {
     for item in &from {
         to.put(item.unwrap()).unwrap();
     }
