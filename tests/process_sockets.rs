@@ -245,7 +245,7 @@ fn a_socket_that_is_read_as_another_kind_is_an_error() {
     match child.join().unwrap_err() {
         JoinError::Process(ProcessError::Argument { of, reason }) => {
             assert!(
-                of.contains("Liar") && reason.contains("another kind"),
+                of.contains("Liar") && reason.contains("sent as something else"),
                 "{reason}"
             );
         }
@@ -266,7 +266,7 @@ fn descriptors_that_nobody_takes_out_are_closed() {
     }
     impl<'de> Deserialize<'de> for Forgets {
         fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Forgets, D::Error> {
-            <(u8, u32, bool)>::deserialize(deserializer)?;
+            <((u8, u32), bool)>::deserialize(deserializer)?;
             Ok(Forgets(None))
         }
     }

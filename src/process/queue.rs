@@ -15,8 +15,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::error::{GetError, PutError};
+use super::job;
+use super::luggage::{self, Ticket, kind};
 use super::watched::Watched;
-use super::{job, luggage};
 use crate::hub::{Direction, Patience};
 use crate::sys::shared::{self, Lockable};
 use crate::sys::{clock, program};
@@ -508,35 +509,35 @@ fn mark<T>() -> u64 {
     program::hash(type_name::<T>().as_bytes())
 }
 
-/// The places of the three descriptors.
-type Places = (u32, u32, u32);
+/// Of the three descriptors.
+type Tickets = (Ticket, Ticket, Ticket);
 
 impl<T> Serialize for Queue<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let put = luggage::put::<S::Error>;
         let parts = &self.parts;
-        let places: Places = (
-            put(parts.memory.file().as_fd())?,
-            put(parts.item.as_fd())?,
-            put(parts.room.as_fd())?,
+        let tickets: Tickets = (
+            put(kind::MEMORY, parts.memory.file().as_fd())?,
+            put(kind::FLAG, parts.item.as_fd())?,
+            put(kind::FLAG, parts.room.as_fd())?,
         );
-        places.serialize(serializer)
+        tickets.serialize(serializer)
     }
 }
 
 impl<'de, T> Deserialize<'de> for Queue<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Queue<T>, D::Error> {
-        let (memory, item, room) = Places::deserialize(deserializer)?;
+        let (memory, item, room) = Tickets::deserialize(deserializer)?;
         let take = luggage::take::<D::Error>;
-        let memory = File::from(take(memory)?);
+        let memory = File::from(take(kind::MEMORY, memory)?);
         if !Head::read(&memory).is_ok_and(|head| head.mark == mark::<T>()) {
             return Err(luggage::complain("it is no queue of items of this type"));
         }
         let memory = Lockable::new(memory);
         let parts = Parts {
             memory: memory.map_err(|error| luggage::complain(&error.to_string()))?,
-            item: Watched::new(take(item)?),
-            room: Watched::new(take(room)?),
+            item: Watched::new(take(kind::FLAG, item)?),
+            room: Watched::new(take(kind::FLAG, room)?),
         };
         Ok(Queue {
             parts: Arc::new(parts),
