@@ -40,6 +40,7 @@
 //! | hand jobs to so many threads, or greenlets | [`executor`] |
 //! | wait for each other, on any thread | [`sync`]: events, results, semaphores, locks, barriers |
 //! | wait for Ctrl-C and the like | [`signal`] |
+//! | call functions in other processes | `process`, with the feature of that name |
 //! | run a future | [`block_on`]; a [`JoinHandle`] is one |
 //! | have variables of a greenlet's own | [`greenlet_local!`] |
 //! | know who runs, and who waits for what | [`current`], [`hub::report`] |
@@ -99,7 +100,14 @@
 //!
 //! Linux with glibc: tested on x86-64, untested on AArch64. Anything else is a
 //! compile error. Before Linux 6.13 a process can have at most
-//! `vm.max_map_count` / 2 stacks. It needs Rust 1.85, and has no Cargo features.
+//! `vm.max_map_count` / 2 stacks. It needs Rust 1.85.
+//!
+//! # Features
+//! None is on by default.
+//!
+//! | feature | |
+//! |---|---|
+//! | `process` | worker processes: the module `process`. It brings serde and postcard |
 //!
 //! # Guides
 //!

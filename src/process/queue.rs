@@ -15,10 +15,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::error::{GetError, PutError};
+use super::job;
+use super::luggage::{self, Ticket, kind};
 use super::watched::Watched;
-use super::{job, luggage};
 use crate::hub::{Direction, Patience};
-use crate::sys::shared::{self, Locked};
+use crate::sys::shared::{self, Lockable};
 use crate::sys::{clock, program};
 
 /// A queue that processes share: first in, first out.
@@ -85,7 +86,7 @@ pub struct Queue<T> {
 }
 
 struct Parts {
-    memory: File,
+    memory: Lockable,
     /// Rung at every put.
     item: Watched,
     /// Rung at every get.
@@ -106,6 +107,8 @@ struct Head {
 }
 
 const HEAD: usize = 48;
+/// How long the number is that says how long an item is.
+const LENGTH: usize = 8;
 /// Where the first item lies.
 const FIRST: u64 = 4096;
 /// Memory is given back in pieces of this size.
@@ -145,6 +148,27 @@ impl Head {
     }
 }
 
+/// The item that lies first.
+fn next(memory: &File, head: &Head) -> io::Result<Vec<u8>> {
+    // Most items are short, and read at once with their length.
+    let mut short = [0; LENGTH + 500];
+    let here = short.len().min((head.end - head.begin) as usize);
+    memory.read_exact_at(&mut short[..here], head.begin)?;
+    let Some((length, rest)) = short[..here].split_first_chunk() else {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    };
+    let length = u64::from_ne_bytes(*length) as usize;
+    if let Some(item) = rest.get(..length) {
+        return Ok(item.to_vec());
+    }
+    let mut item = Vec::new();
+    item.try_reserve_exact(length)
+        .map_err(|_| io::ErrorKind::OutOfMemory)?;
+    item.resize(length, 0);
+    memory.read_exact_at(&mut item, head.begin + LENGTH as u64)?;
+    Ok(item)
+}
+
 /// The queue was shut down.
 struct ShutDown;
 
@@ -161,19 +185,15 @@ impl Parts {
         };
         head.write(&memory)?;
         Ok(Parts {
-            memory,
+            memory: Lockable::new(memory)?,
             item: Watched::new(shared::flag()?),
             room: Watched::new(shared::flag()?),
         })
     }
 
-    fn lock(&self) -> io::Result<Locked> {
-        Locked::open(self.memory.as_fd())
-    }
-
-    /// Puts an item, or answers `WouldBlock`.
+    /// Puts an item with its length before it, or answers `WouldBlock`.
     fn try_put(&self, item: &[u8]) -> io::Result<Result<(), ShutDown>> {
-        let memory = self.lock()?;
+        let memory = self.memory.lock()?;
         let mut head = Head::read(&memory)?;
         if head.shut_down != 0 {
             return Ok(Err(ShutDown));
@@ -181,18 +201,16 @@ impl Parts {
         if head.count >= head.capacity {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let len = item.len() as u64;
-        memory.write_all_at(&len.to_ne_bytes(), head.end)?;
-        memory.write_all_at(item, head.end + 8)?;
+        memory.write_all_at(item, head.end)?;
         shared::set(self.item.as_fd());
-        head.end += 8 + len;
+        head.end += item.len() as u64;
         head.count += 1;
         head.write(&memory).map(Ok)
     }
 
     /// Gets an item, or answers `WouldBlock`.
     fn try_get(&self) -> io::Result<Result<Vec<u8>, ShutDown>> {
-        let memory = self.lock()?;
+        let memory = self.memory.lock()?;
         let mut head = Head::read(&memory)?;
         if head.count == 0 {
             return match head.shut_down {
@@ -200,17 +218,10 @@ impl Parts {
                 _ => Ok(Err(ShutDown)),
             };
         }
-        let mut len = [0; 8];
-        memory.read_exact_at(&mut len, head.begin)?;
-        let len = u64::from_ne_bytes(len);
-        let mut item = Vec::new();
-        item.try_reserve_exact(len as usize)
-            .map_err(|_| io::ErrorKind::OutOfMemory)?;
-        item.resize(len as usize, 0);
-        memory.read_exact_at(&mut item, head.begin + 8)?;
+        let item = next(&memory, &head)?;
         shared::set(self.room.as_fd());
         let begin = head.begin;
-        head.begin += 8 + len;
+        head.begin += LENGTH as u64 + item.len() as u64;
         head.count -= 1;
         let end = head.end;
         if head.count == 0 {
@@ -228,7 +239,7 @@ impl Parts {
     }
 
     fn shut_down(&self) -> io::Result<()> {
-        let memory = self.lock()?;
+        let memory = self.memory.lock()?;
         let mut head = Head::read(&memory)?;
         head.shut_down = 1;
         shared::set(self.item.as_fd());
@@ -238,7 +249,7 @@ impl Parts {
 
     /// What the head says at this moment. Reading what is in memory does not fail.
     fn look(&self) -> Option<Head> {
-        Head::read(&self.memory).ok()
+        Head::read(self.memory.file()).ok()
     }
 
     fn wait<R>(
@@ -376,10 +387,12 @@ impl<T: Serialize> Queue<T> {
     }
 
     fn put_while(&self, item: T, patience: Patience) -> Result<(), PutError<T>> {
-        let (bytes, descriptors) = match job::encode(&item) {
+        let (mut bytes, descriptors) = match job::encode_behind(vec![0; LENGTH], &item) {
             Ok(encoded) => encoded,
             Err(reason) => return Err(PutError::Item { item, reason }),
         };
+        let length = (bytes.len() - LENGTH) as u64;
+        bytes[..LENGTH].copy_from_slice(&length.to_ne_bytes());
         if !descriptors.is_empty() {
             let reason = String::from(
                 "descriptors travel in arguments and results, and not in items of queues",
@@ -496,38 +509,40 @@ fn mark<T>() -> u64 {
     program::hash(type_name::<T>().as_bytes())
 }
 
-/// The places of the three descriptors.
-type Places = (u32, u32, u32);
+/// Of the three descriptors.
+type Tickets = (Ticket, Ticket, Ticket);
 
 impl<T> Serialize for Queue<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let put = luggage::put::<S::Error>;
         let parts = &self.parts;
-        let places: Places = (
-            put(parts.memory.as_fd())?,
-            put(parts.item.as_fd())?,
-            put(parts.room.as_fd())?,
+        let tickets: Tickets = (
+            put(kind::MEMORY, parts.memory.file().as_fd())?,
+            put(kind::FLAG, parts.item.as_fd())?,
+            put(kind::FLAG, parts.room.as_fd())?,
         );
-        places.serialize(serializer)
+        tickets.serialize(serializer)
     }
 }
 
 impl<'de, T> Deserialize<'de> for Queue<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Queue<T>, D::Error> {
-        let (memory, item, room) = Places::deserialize(deserializer)?;
+        let (memory, item, room) = Tickets::deserialize(deserializer)?;
         let take = luggage::take::<D::Error>;
-        let parts = Parts {
-            memory: File::from(take(memory)?),
-            item: Watched::new(take(item)?),
-            room: Watched::new(take(room)?),
-        };
-        match Head::read(&parts.memory) {
-            Ok(head) if head.mark == mark::<T>() => Ok(Queue {
-                parts: Arc::new(parts),
-                item: PhantomData,
-            }),
-            _ => Err(luggage::complain("it is no queue of items of this type")),
+        let memory = File::from(take(kind::MEMORY, memory)?);
+        if !Head::read(&memory).is_ok_and(|head| head.mark == mark::<T>()) {
+            return Err(luggage::complain("it is no queue of items of this type"));
         }
+        let memory = Lockable::new(memory);
+        let parts = Parts {
+            memory: memory.map_err(|error| luggage::complain(&error.to_string()))?,
+            item: Watched::new(take(kind::FLAG, item)?),
+            room: Watched::new(take(kind::FLAG, room)?),
+        };
+        Ok(Queue {
+            parts: Arc::new(parts),
+            item: PhantomData,
+        })
     }
 }
 

@@ -27,3 +27,5 @@ pub(crate) mod text;
 pub(crate) mod thread_end;
 pub(crate) mod threads;
 pub(crate) mod timerfd;
+#[cfg(feature = "process")]
+pub(crate) mod unforked;
