@@ -109,8 +109,21 @@ impl Hub {
     /// the kernel is told once.
     ///
     /// # Errors
-    /// EBADF if it is closed, or was meanwhile; EPERM if it is of a kind that is always
-    /// ready; the refusal.
+    /// EAGAIN when the time is over; EBADF if it is closed, or was meanwhile;
+    /// EPERM if it is of a kind that is always ready; the refusal.
+    pub(crate) fn await_descriptor(
+        &self,
+        fd: RawFd,
+        direction: Direction,
+        deadline: Option<u64>,
+    ) -> Result<(), Errno> {
+        match self.await_source(&mut None, fd, direction, deadline)? {
+            Ended::TimedOut => Err(libc::EAGAIN),
+            _ => Ok(()),
+        }
+    }
+
+    /// As `await_descriptor`, one of several waits: the kernel is told once.
     fn await_source(
         &self,
         source: &mut Option<Rc<Source>>,
@@ -170,7 +183,7 @@ impl Hub {
     /// timeout wait meanwhile.
     ///
     /// # Errors
-    /// As for `await_source`, without a refusal.
+    /// As for [`await_descriptor`](Hub::await_descriptor), without a refusal.
     pub(crate) fn await_regardless(&self, fd: RawFd, reason: Reason) -> Result<(), Errno> {
         let source = self.arm_foreign(fd, Direction::Read.wanted(), self.next_id())?;
         let waiters = &source.side(Direction::Read).waiters;
