@@ -87,24 +87,6 @@ impl Hub {
         }
     }
 
-    /// Parks until the descriptor may be ready.
-    ///
-    /// # Errors
-    /// EAGAIN when the time is over; EBADF if it is closed, or was meanwhile; EPERM
-    /// if it is of a kind that is always ready; the refusal.
-    pub(crate) fn await_descriptor(
-        &self,
-        fd: RawFd,
-        direction: Direction,
-        deadline: Option<u64>,
-    ) -> Result<(), Errno> {
-        match self.await_source(&mut None, fd, direction, deadline)? {
-            Ended::Perhaps => Ok(()),
-            Ended::TimedOut => Err(libc::EAGAIN),
-            Ended::Closed => Err(libc::EBADF),
-        }
-    }
-
     /// Parks until the descriptor may be ready, or the time is over. Of several waits
     /// the kernel is told once.
     ///
