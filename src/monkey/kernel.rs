@@ -16,15 +16,21 @@ use crate::sys::os::{self, Errno};
 /// Whether a descriptor is that of a regular file, a directory or a block device:
 /// those are always ready, as `poll` has it, and what they wait for is the disk.
 pub(super) fn is_on_disk(fd: RawFd) -> Result<bool, Errno> {
+    file_type(fd).map(is_disks)
+}
+
+/// As `is_on_disk`, of a file's type.
+pub(super) fn is_disks(file_type: libc::mode_t) -> bool {
+    matches!(file_type, libc::S_IFREG | libc::S_IFDIR | libc::S_IFBLK)
+}
+
+/// What kind of file is behind a descriptor, as in a `stat`.
+pub(super) fn file_type(fd: RawFd) -> Result<libc::mode_t, Errno> {
     let mut stat = MaybeUninit::<libc::stat>::zeroed();
     // SAFETY: the kernel writes a `stat`.
     unsafe { raw!(libc::SYS_fstat, fd, stat.as_mut_ptr()) }?;
     // SAFETY: zeroed, and then written.
-    let kind = unsafe { stat.assume_init() }.st_mode & libc::S_IFMT;
-    Ok(matches!(
-        kind,
-        libc::S_IFREG | libc::S_IFDIR | libc::S_IFBLK
-    ))
+    Ok(unsafe { stat.assume_init() }.st_mode & libc::S_IFMT)
 }
 
 /// The file status flags.
