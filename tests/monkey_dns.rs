@@ -2,8 +2,8 @@
 //! waits. G187, and the row about `to_socket_addrs` of HOOKS section 4.
 
 mod common;
-#[path = "common/patched.rs"]
-mod patched;
+#[path = "common/waiting.rs"]
+mod waiting;
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::mem::{self, MaybeUninit};
@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use common::{MS, in_subprocess_with};
 use greenlet::spawn;
 use libc::{addrinfo, hostent, sockaddr, socklen_t};
-use patched::{Ticker, errno, patched, set_errno};
+use waiting::{Ticker, errno, patched, set_errno};
 
 type GetAddrInfo = unsafe extern "C" fn(
     *const c_char,

@@ -2,8 +2,8 @@
 //! std and by libc's own functions: G183, and rows of HOOKS section 4.
 
 mod common;
-#[path = "common/patched.rs"]
-mod patched;
+#[path = "common/waiting.rs"]
+mod waiting;
 
 use std::cell::Cell;
 use std::ffi::c_int;
@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use common::{MS, alone, fork};
 use greenlet::spawn;
 use libc::{flock as Record, loff_t, off_t};
-use patched::{Gate, Ticker, outcome, patched};
+use waiting::{Gate, Ticker, outcome, patched};
 
 /// A file with a name of its own, which is gone afterwards.
 struct Scratch {
@@ -73,7 +73,7 @@ impl Drop for Scratch {
 
 /// A pipe whose ends close themselves.
 fn pipe() -> (File, File) {
-    let (reader, writer) = patched::pipe();
+    let (reader, writer) = waiting::pipe();
     // SAFETY: new descriptors, and nobody else's.
     unsafe { (File::from_raw_fd(reader), File::from_raw_fd(writer)) }
 }
@@ -321,6 +321,19 @@ fn slowly(mut from: impl Read + 'static) -> greenlet::JoinHandle<Vec<u8>> {
     })
 }
 
+/// Has a socket hold little of what is sent.
+fn small(socket: &impl AsRawFd) {
+    let size: c_int = 10_000;
+    let (place, len) = (
+        (&raw const size).cast(),
+        size_of::<c_int>() as libc::socklen_t,
+    );
+    let fd = socket.as_raw_fd();
+    // SAFETY: the option is an int.
+    let set = unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, place, len) };
+    assert_eq!(set, 0);
+}
+
 fn sendfile(
     to: &impl AsRawFd,
     from: &impl AsRawFd,
@@ -350,7 +363,13 @@ fn sendfile_sends_all_to_a_socket_that_is_read_slowly() {
     ];
     for pair in pairs {
         let (out, back) = pair();
-        let reader = slowly(File::from(back));
+        small(&out);
+        let mut back = File::from(back);
+        let reader = ticker.after(move || {
+            let mut all = Vec::new();
+            back.read_to_end(&mut all).unwrap();
+            all
+        });
         let mut at = 1000;
         let sent = ticker.ticks_during(|| sendfile(&out, &scratch.file, Some(&mut at), 5_000_000));
         assert_eq!((sent, at), (Ok(5_000_000), 5_001_000));
@@ -703,9 +722,13 @@ fn stds_copy_between_files_and_sockets_and_pipes() {
     let ticker = Ticker::new();
     let content = bytes(3_000_000);
     let scratch = Scratch::with(&content);
-    // A file to a socket that is read slowly.
-    let (mut out, back) = tcp();
-    let received = slowly(back);
+    // A file to a socket that holds less, and that is read later.
+    let (mut out, mut back) = UnixStream::pair().unwrap();
+    let received = ticker.after(move || {
+        let mut all = Vec::new();
+        back.read_to_end(&mut all).unwrap();
+        all
+    });
     let mut file = scratch.again();
     let copied = ticker.ticks_during(|| io::copy(&mut file, &mut out).unwrap());
     assert_eq!(copied, 3_000_000);

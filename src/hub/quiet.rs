@@ -20,12 +20,14 @@
 use std::time::Duration;
 
 use super::Hub;
+use super::io::BUDGET;
 use super::parker::Parker;
 use super::task::{self, KILL, State, TIMEOUT, TaskPtr};
 use super::wait::{self, Kind, Place, Reason, WaitQueue, Woken};
 use crate::sys::os::Errno;
 use crate::sys::panics::PanicCount;
-use crate::sys::{clock, handler, os, pass};
+use crate::sys::pass::{self, PassThrough};
+use crate::sys::{clock, handler, os};
 
 /// So many calls in a row are refused before a greenlet is given up.
 const MOST_REFUSALS: u8 = 100;
@@ -46,8 +48,9 @@ impl Hub {
     /// the greenlet that makes it.
     ///
     /// It may not where there is nobody else to run; where somebody asked for
-    /// that (see `sys::pass`, and `Task::passing`); when the thread is ending;
-    /// and in a panic hook, which std runs under a mark of the thread's.
+    /// that (see `sys::pass`, and `Task::passing`); under a lock of ours; when the
+    /// thread is ending; and in a panic hook, which std runs under a mark of the
+    /// thread's.
     #[inline(always)]
     pub(crate) fn parking() -> Option<&'static Hub> {
         let hub = Hub::try_current()?;
@@ -62,7 +65,10 @@ impl Hub {
 
     #[inline]
     fn may_park(&self) -> bool {
-        if self.closing || self.current().passing.get() != 0 {
+        let task = self.current();
+        // The loop looks after one that does not run, or it is about to be left.
+        let runs = task.state.get() == State::Runnable;
+        if self.closing || task.passing.get() != 0 || !runs || pass::is_locked() {
             return false;
         }
         if std::thread::panicking() && PanicCount::in_hook() {
@@ -87,14 +93,40 @@ impl Hub {
         Some(self.refuse())
     }
 
+    /// One operation on a descriptor more, for which nothing else is to be done.
+    /// False, and not counted, if it is to be refused, or is the last of the budget.
+    #[inline(always)]
+    pub(crate) fn count_plain_operation(&self) -> bool {
+        let left = self.io_budget.get() - 1;
+        if left == 0 || self.current().interrupts.get() & (KILL | TIMEOUT) != 0 {
+            return false;
+        }
+        self.io_budget.set(left);
+        true
+    }
+
+    /// As if the greenlet had just come back from a wait: it has all of its budget.
+    pub(crate) fn renew_budget(&self) {
+        self.io_budget.set(BUDGET);
+    }
+
     /// One operation on a descriptor more: now and then somebody else's turn.
     #[inline]
     pub(crate) fn spend_operation(&self) {
+        let saved = os::errno();
         self.count_operation();
+        os::set_errno(saved);
     }
 
     #[cold]
     fn refuse(&self) -> Errno {
+        let saved = os::errno();
+        let error = self.refusal_after_a_turn();
+        os::set_errno(saved);
+        error
+    }
+
+    fn refusal_after_a_turn(&self) -> Errno {
         let task = self.current();
         let error = match task.interrupts.get() & KILL {
             0 => libc::ETIMEDOUT,
@@ -197,6 +229,26 @@ impl Hub {
         os::set_errno(saved);
     }
 
+    /// As `yield_quietly`, in the middle of something: see `somebody_is_midway`.
+    pub(crate) fn yield_midway(&self) {
+        let midway = Midway::enter(self.current());
+        self.yield_quietly();
+        drop(midway);
+    }
+
+    /// Whether there is a greenlet that could run, and that was left where other code
+    /// gave the thread away: in the middle of something that another thread may be
+    /// waiting for the end of.
+    pub(crate) fn somebody_is_midway(&self) -> bool {
+        let _pass = PassThrough::enter();
+        self.look_around();
+        let me = self.current();
+        let left = |task: &TaskPtr| {
+            *task != me && task.midway.get() && task.state.get() == State::Runnable
+        };
+        self.tasks.borrow().iter().any(left)
+    }
+
     /// Others run while a call waits, and errno is the thread's.
     pub(super) fn quietly(&self, kind: Kind, mut park: impl FnMut(Kind) -> Option<Woken>) -> Quiet {
         let saved = os::errno();
@@ -230,6 +282,22 @@ pub(crate) fn passes_through() -> bool {
 
 fn greenlet_here() -> usize {
     Hub::try_current().map_or(0, Hub::greenlet_here)
+}
+
+/// Marks a greenlet as left in the middle of something, until it is dropped.
+pub(super) struct Midway(TaskPtr);
+
+impl Midway {
+    pub(super) fn enter(task: TaskPtr) -> Midway {
+        task.midway.set(true);
+        Midway(task)
+    }
+}
+
+impl Drop for Midway {
+    fn drop(&mut self) {
+        self.0.midway.set(false);
+    }
 }
 
 /// Has blocking calls of the current greenlet block the thread while `f` runs.

@@ -206,9 +206,9 @@ impl Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         if self.ours {
-            hubs::closing(self.fd);
             // SAFETY: it was opened above, and nobody else knows it.
-            let _ = unsafe { raw!(libc::SYS_close, self.fd) };
+            let close = || unsafe { raw!(libc::SYS_close, self.fd) };
+            let _ = hubs::closing(self.fd, close);
         }
     }
 }

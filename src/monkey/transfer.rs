@@ -9,15 +9,15 @@
 //! ```
 //!
 //! A pipe can be told by a flag of `splice` not to wait; a socket cannot, nor can
-//! anything in `sendfile`, see `kernel::without_blocking`. As `write` has it, nothing
-//! parks for standard output or standard error, whose flags are left alone.
+//! anything in `sendfile`, see `kernel::without_blocking_plainly`. As `write` has it,
+//! nothing parks for standard output or standard error, whose flags are left alone.
 
 use std::ffi::{c_int, c_uint};
 use std::os::fd::RawFd;
 
 use libc::{loff_t, off_t, size_t, ssize_t};
 
-use super::entry::{Answer, Part, hub, interposed, operation, raw};
+use super::entry::{Answer, Part, hub, interposed, operation, operation_on, raw};
 use super::kernel::{self, Attempt};
 use crate::hub::{Direction, Hub};
 use crate::sys::clock;
@@ -107,20 +107,20 @@ unsafe fn send_parking(
         Ok(kind @ (Kind::Socket | Kind::Pipe)) if out > libc::STDERR_FILENO => kind,
         _ => return call(count),
     };
-    operation(hub)?;
+    operation_on(hub, out, 0)?;
     let most = count.min(MOST);
     let mut moved = Moved::new(most);
     let mut deadline = None;
     loop {
         let there_is_room = || kernel::ready_for(out, libc::POLLOUT) != 0;
-        let attempt = kernel::without_blocking(out, there_is_room, || call(moved.left()));
+        let attempt = kernel::without_blocking_plainly(out, there_is_room, || call(moved.left()));
         let (answer, users) = match attempt {
             Ok(Attempt::Nonblocking(answer)) => (answer, true),
             Ok(Attempt::Blocking(answer)) => (answer, false),
             Err(error) => (Err(error), false),
         };
         match answer {
-            Err(libc::EAGAIN) if users && kernel::users_own(out) => return moved.or(libc::EAGAIN),
+            Err(libc::EAGAIN) if users && is_users_own(out, kind) => return moved.or(libc::EAGAIN),
             Err(libc::EAGAIN) if users => continue,
             Err(libc::EAGAIN) => {}
             Err(error) => return moved.or(error),
@@ -142,6 +142,15 @@ unsafe fn send_parking(
         if let Err(error) = wait(hub, out, Direction::Write, until) {
             return moved.or(error);
         }
+    }
+}
+
+/// Whether what does not block does so by its user's choice: a socket may also be in
+/// the moment of another process's accept or connect.
+fn is_users_own(fd: RawFd, kind: Kind) -> bool {
+    match kind {
+        Kind::Socket => kernel::is_nonblocking(fd).unwrap_or(true),
+        _ => true,
     }
 }
 
@@ -181,12 +190,7 @@ impl Moved {
 
 /// Parks until the descriptor is ready. If it says so already, others have some
 /// time nevertheless.
-fn wait(
-    hub: &Hub,
-    fd: RawFd,
-    direction: Direction,
-    until: Option<u64>,
-) -> Result<(), Errno> {
+fn wait(hub: &Hub, fd: RawFd, direction: Direction, until: Option<u64>) -> Result<(), Errno> {
     let events = match direction {
         Direction::Read => libc::POLLIN,
         Direction::Write => libc::POLLOUT,
@@ -265,7 +269,7 @@ fn splice_parking(
             false => call(moved.left(), flags | libc::SPLICE_F_NONBLOCK),
         };
         let answer = match socket {
-            Some(socket) => match kernel::without_blocking(socket, both_ready, attempt) {
+            Some(socket) => match kernel::without_blocking_plainly(socket, both_ready, attempt) {
                 Ok(Attempt::Nonblocking(answer) | Attempt::Blocking(answer)) => answer,
                 Err(error) => Err(error),
             },
@@ -298,7 +302,7 @@ fn splice_parking(
             };
         }
         let patience = match kind {
-            Kind::Socket if kernel::users_own(fd) => Err(libc::EAGAIN),
+            Kind::Socket if is_users_own(fd, kind) => Err(libc::EAGAIN),
             Kind::Socket if users_flag && heeds_the_flag(fd, direction) => Err(libc::EAGAIN),
             Kind::Socket => kernel::patience(fd, Some(timeout)),
             _ if users_flag => Err(libc::EAGAIN),

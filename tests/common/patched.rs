@@ -1,242 +1,201 @@
-//! What the tests of `monkey` share: a process that is patched, a greenlet that
-//! shows whether the thread goes on, and C code.
+//! What the tests of `monkey` share: a call that is to park, and who ends it.
 
 #![allow(dead_code, reason = "no test file uses all of it")]
 
-use std::cell::Cell;
-use std::ffi::{CString, c_int, c_void};
-use std::path::PathBuf;
-use std::process::Command;
-use std::rc::Rc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-
-use greenlet::JoinHandle;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::common::{MS, Watchdog, watchdog};
 
-/// Patches the process, and watches the test that calls it.
+/// Patches everything, and watches the test that calls it.
 #[must_use]
 pub fn patched() -> Watchdog {
     greenlet::monkey::patch_all().unwrap();
     watchdog()
 }
 
-/// A greenlet that counts its turns, one a millisecond, until it is dropped.
-pub struct Ticker {
-    ticks: Rc<Cell<u32>>,
-    greenlet: JoinHandle<()>,
+/// Runs `call` in a greenlet. It must not end before `release` is called, from this
+/// greenlet, which has slept three times by then: a call that blocked the thread would
+/// never end.
+#[track_caller]
+pub fn parks<R: 'static>(call: impl FnOnce() -> R + 'static, release: impl FnOnce()) -> R {
+    let waiting = greenlet::spawn(call);
+    for _ in 0..3 {
+        greenlet::sleep(MS);
+        assert!(!waiting.is_finished(), "it did not wait");
+    }
+    release();
+    waiting.join().unwrap()
 }
 
-impl Ticker {
-    pub fn new() -> Ticker {
-        let ticks = Rc::new(Cell::new(0));
-        let counter = Rc::clone(&ticks);
-        let greenlet = greenlet::spawn(move || {
-            loop {
-                counter.set(counter.get() + 1);
-                greenlet::sleep(MS);
-            }
-        });
-        Ticker { ticks, greenlet }
-    }
-
-    pub fn ticks(&self) -> u32 {
-        self.ticks.get()
-    }
-
-    /// Has a greenlet do `f` after three more turns: what that wakes was waited for
-    /// while the thread went on. If it stood still, nobody would ever wake it.
-    pub fn after<R: 'static>(&self, f: impl FnOnce() -> R + 'static) -> JoinHandle<R> {
-        let ticks = Rc::clone(&self.ticks);
-        let begun = ticks.get();
-        greenlet::spawn(move || {
-            while ticks.get() < begun + 3 {
-                greenlet::sleep(MS);
-            }
-            f()
-        })
-    }
-
-    /// Runs `f`, and fails if the thread stood still meanwhile. What ends it is done
-    /// by [`after`](Ticker::after), or takes some turns by itself.
-    #[track_caller]
-    pub fn ticks_during<R>(&self, f: impl FnOnce() -> R) -> R {
-        let before = self.ticks();
-        let result = f();
-        let ticked = self.ticks() - before;
-        assert!(ticked > 2, "the thread stood still: {ticked} turns");
-        result
-    }
+/// Runs `call` in a greenlet, beside another one that could run.
+#[track_caller]
+pub fn in_greenlet<R: 'static>(call: impl FnOnce() -> R + 'static) -> R {
+    let other = greenlet::spawn(|| greenlet::sleep(MS * 3_600_000));
+    let answer = greenlet::spawn(call).join().unwrap();
+    other.kill();
+    answer
 }
 
-impl Drop for Ticker {
-    fn drop(&mut self) {
-        self.greenlet.kill();
-    }
+/// Runs `call` in a greenlet, which ends by itself; another one must have had turns
+/// meanwhile.
+#[track_caller]
+pub fn lets_others_run<R: 'static>(call: impl FnOnce() -> R + 'static) -> R {
+    let ticks = std::rc::Rc::new(std::cell::Cell::new(0));
+    let count = ticks.clone();
+    let ticker = greenlet::spawn(move || {
+        loop {
+            greenlet::sleep(MS);
+            count.set(count.get() + 1);
+        }
+    });
+    let answer = greenlet::spawn(call).join().unwrap();
+    assert!(ticks.get() > 0, "nobody else ran meanwhile");
+    ticker.kill();
+    answer
 }
 
-pub fn errno() -> c_int {
-    std::io::Error::last_os_error().raw_os_error().unwrap()
+/// The error number that a libc call has left.
+pub fn errno() -> i32 {
+    io::Error::last_os_error().raw_os_error().unwrap()
 }
 
-pub fn set_errno(value: c_int) {
+pub fn set_errno(value: i32) {
     // SAFETY: errno's address is valid on every thread.
     unsafe { *libc::__errno_location() = value };
 }
 
-/// What other processes wait for: a file that is not there yet.
-#[derive(Clone)]
-pub struct Gate(Rc<CString>);
-
-impl Gate {
-    pub fn new() -> Gate {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Relaxed);
-        let (place, id) = (env!("CARGO_TARGET_TMPDIR"), std::process::id());
-        Gate(Rc::new(
-            CString::new(format!("{place}/gate-{id}-{number}")).unwrap(),
-        ))
+/// The answer of a libc call, or its errno. errno must be left alone by a call that
+/// succeeds.
+#[track_caller]
+pub fn checked<N: Copy + Into<i64>>(call: impl FnOnce() -> N) -> Result<usize, i32> {
+    const UNTOUCHED: i32 = 4077;
+    set_errno(UNTOUCHED);
+    let answer = call().into();
+    let errno = errno();
+    if answer == -1 {
+        assert_ne!(errno, UNTOUCHED, "it has failed and not said why");
+        return Err(errno);
     }
+    assert_eq!(errno, UNTOUCHED, "it has changed errno and succeeded");
+    Ok(usize::try_from(answer).unwrap())
+}
 
-    fn path(&self) -> &str {
-        self.0.to_str().unwrap()
-    }
-
-    pub fn open(&self) {
-        std::fs::write(self.path(), "").unwrap();
-    }
-
-    /// Opens it after three more turns of the ticker.
-    pub fn open_after(&self, ticker: &Ticker) -> JoinHandle<()> {
-        let gate = self.clone();
-        ticker.after(move || gate.open())
-    }
-
-    /// A shell's script that waits for it first.
-    pub fn then(&self, script: &str) -> String {
-        format!(
-            "while [ ! -e {} ]; do sleep 0.001; done; {script}",
-            self.path()
+/// Two connected sockets.
+pub fn pair(kind: i32) -> (OwnedFd, OwnedFd) {
+    let mut fds = [0; 2];
+    // SAFETY: the array has room for two.
+    let made = unsafe {
+        libc::socketpair(
+            libc::AF_UNIX,
+            kind | libc::SOCK_CLOEXEC,
+            0,
+            fds.as_mut_ptr(),
         )
-    }
-
-    /// A child that waits for it and ends with this code, by a real fork.
-    pub fn child(&self, code: i32) -> libc::pid_t {
-        // SAFETY: the child calls functions that are safe after a fork.
-        match unsafe { libc::fork() } {
-            0 => self.pass(code),
-            child => {
-                assert!(child > 0);
-                child
-            }
-        }
-    }
+    };
+    assert_eq!(made, 0);
+    // SAFETY: just made, and nobody else's.
+    unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) }
 }
 
-impl Gate {
-    /// What a child does after a fork: it waits for the gate, and ends.
-    pub fn pass(&self, code: i32) -> ! {
-        // SAFETY: all of these are safe after a fork.
-        unsafe {
-            libc::alarm(60);
-            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-            while libc::access(self.0.as_ptr(), libc::F_OK) != 0 {
-                libc::usleep(1000);
-            }
-            libc::_exit(code)
-        }
-    }
+/// A pipe: where to read from, and where to write to.
+pub fn pipe() -> (OwnedFd, OwnedFd) {
+    let mut fds = [0; 2];
+    // SAFETY: the array has room for two.
+    assert_eq!(unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) }, 0);
+    // SAFETY: just made, and nobody else's.
+    unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) }
 }
 
-impl Drop for Gate {
-    fn drop(&mut self) {
-        if Rc::strong_count(&self.0) == 1 {
-            let _ = std::fs::remove_file(self.path());
-        }
-    }
+/// A pair of TCP sockets.
+pub fn tcp_pair() -> (std::net::TcpStream, std::net::TcpStream) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    (client, listener.accept().unwrap().0)
 }
 
-/// What a call answers, and errno with it if that is -1.
-pub fn outcome(answer: impl Into<i64>) -> Result<i64, c_int> {
-    match answer.into() {
-        -1 => Err(errno()),
-        answer => Ok(answer),
-    }
+/// The descriptor's flags, as the kernel has them.
+pub fn kernel_flags(fd: RawFd) -> i32 {
+    // SAFETY: the call takes no memory.
+    let flags = unsafe { libc::syscall(libc::SYS_fcntl, fd, libc::F_GETFL, 0) };
+    assert_ne!(flags, -1);
+    flags as i32
 }
 
-/// Both ends of a pipe, as numbers.
-pub fn pipe() -> (c_int, c_int) {
-    let mut ends = [0; 2];
-    // SAFETY: an array of two.
+/// Fails if the descriptor was left non-blocking.
+#[track_caller]
+pub fn assert_blocking(fd: &impl AsRawFd) {
+    let odd = libc::O_NONBLOCK | libc::O_APPEND;
     assert_eq!(
-        unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) },
+        kernel_flags(fd.as_raw_fd()) & odd,
+        0,
+        "O_NONBLOCK was left behind"
+    );
+}
+
+pub fn set_nonblocking(fd: &impl AsRawFd, on: bool) {
+    let flags = kernel_flags(fd.as_raw_fd());
+    let flags = match on {
+        true => flags | libc::O_NONBLOCK,
+        false => flags & !libc::O_NONBLOCK,
+    };
+    // SAFETY: the call takes no memory.
+    assert_eq!(
+        unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags) },
         0
     );
-    (ends[0], ends[1])
 }
 
-/// Writes into a pipe until there is no room for a byte.
-pub fn fill(fd: c_int) -> usize {
-    let set = |flags: c_int| {
-        // SAFETY: the call takes no memory.
-        assert_eq!(unsafe { libc::fcntl(fd, libc::F_SETFL, flags) }, 0);
+pub fn recv(fd: &impl AsRawFd, buffer: &mut [u8], flags: i32) -> Result<usize, i32> {
+    let fd = fd.as_raw_fd();
+    // SAFETY: the buffer is live.
+    checked(|| unsafe { libc::recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), flags) } as i64)
+}
+
+pub fn send(fd: &impl AsRawFd, bytes: &[u8], flags: i32) -> Result<usize, i32> {
+    let fd = fd.as_raw_fd();
+    // SAFETY: the bytes are live.
+    checked(|| unsafe { libc::send(fd, bytes.as_ptr().cast(), bytes.len(), flags) } as i64)
+}
+
+pub fn read(fd: &impl AsRawFd, buffer: &mut [u8]) -> Result<usize, i32> {
+    let fd = fd.as_raw_fd();
+    // SAFETY: the buffer is live.
+    checked(|| unsafe { libc::read(fd, buffer.as_mut_ptr().cast(), buffer.len()) } as i64)
+}
+
+pub fn write(fd: &impl AsRawFd, bytes: &[u8]) -> Result<usize, i32> {
+    let fd = fd.as_raw_fd();
+    // SAFETY: the bytes are live.
+    checked(|| unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) } as i64)
+}
+
+pub fn close(fd: impl std::os::fd::IntoRawFd) -> Result<usize, i32> {
+    // SAFETY: it is given away.
+    checked(|| unsafe { libc::close(fd.into_raw_fd()) })
+}
+
+/// Sets one of a socket's two timeouts.
+pub fn set_timeout(fd: &impl AsRawFd, option: i32, time: std::time::Duration) {
+    let time = libc::timeval {
+        tv_sec: time.as_secs() as _,
+        tv_usec: time.subsec_micros().into(),
     };
-    set(libc::O_NONBLOCK);
-    let mut filled = 0;
-    for chunk in [&[1u8; 4096][..], &[1u8]] {
-        loop {
-            // SAFETY: a live slice.
-            match unsafe { libc::write(fd, chunk.as_ptr().cast(), chunk.len()) } {
-                -1 => break,
-                n => filled += n as usize,
-            }
-        }
-    }
-    set(0);
-    filled
+    let len = size_of::<libc::timeval>() as u32;
+    let (fd, at) = (fd.as_raw_fd(), (&raw const time).cast());
+    // SAFETY: the option is a timeval.
+    assert_eq!(
+        unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, option, at, len) },
+        0
+    );
 }
 
-/// Closes a descriptor.
-pub fn close(fd: c_int) {
-    // SAFETY: a descriptor of the test's own.
-    assert_eq!(unsafe { libc::close(fd) }, 0);
+/// How many descriptors this process has open.
+pub fn open_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-/// A shared library of C code, compiled now. `cc` is there, for cargo links with it.
-pub struct CLibrary(*mut c_void);
-
-impl CLibrary {
-    pub fn compile(name: &str, source: &str, options: &[&str]) -> CLibrary {
-        let place = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-        let base = format!("{name}-{}", std::process::id());
-        let (code, library) = (
-            place.join(format!("{base}.c")),
-            place.join(format!("{base}.so")),
-        );
-        std::fs::write(&code, source).unwrap();
-        let mut cc = Command::new("cc");
-        cc.args(["-shared", "-fPIC", "-O1", "-o"])
-            .arg(&library)
-            .arg(&code)
-            .args(options);
-        let compiled = cc.output().unwrap();
-        let said = String::from_utf8_lossy(&compiled.stderr);
-        assert!(compiled.status.success(), "{said}");
-        let path = CString::new(library.to_str().unwrap()).unwrap();
-        // SAFETY: the path is a string with its end; the library has no constructors.
-        let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW) };
-        assert!(!handle.is_null());
-        let _ = std::fs::remove_file(&library);
-        let _ = std::fs::remove_file(&code);
-        CLibrary(handle)
-    }
-
-    /// The address of a function.
-    pub fn symbol(&self, name: &str) -> *mut c_void {
-        let name = CString::new(name).unwrap();
-        // SAFETY: an open library, and a string with its end.
-        let found = unsafe { libc::dlsym(self.0, name.as_ptr()) };
-        assert!(!found.is_null());
-        found
-    }
+/// An address that no memory is at.
+pub fn nowhere<T>() -> *mut T {
+    16 as *mut T
 }
