@@ -104,10 +104,8 @@ fn status_flags(file: &impl AsRawFd) -> c_int {
 fn set_nonblocking(file: &impl AsRawFd) {
     let flags = status_flags(file) | libc::O_NONBLOCK;
     // SAFETY: the call takes no memory.
-    assert_eq!(
-        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags) },
-        0
-    );
+    let set = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags) };
+    assert_eq!(set, 0);
 }
 
 /// Ends once a child of this process has done `first`; what it holds, it gives up
@@ -223,8 +221,9 @@ fn record(kind: c_int) -> Record {
 }
 
 fn lock_record(file: &File, command: c_int, kind: c_int) -> Result<i64, c_int> {
+    let record = record(kind);
     // SAFETY: a live variable.
-    outcome(unsafe { libc::fcntl(file.as_raw_fd(), command, &raw const *&record(kind)) })
+    outcome(unsafe { libc::fcntl(file.as_raw_fd(), command, &raw const record) })
 }
 
 #[test]
@@ -323,7 +322,7 @@ fn slowly(mut from: impl Read + 'static) -> greenlet::JoinHandle<Vec<u8>> {
 
 /// Has a socket hold little of what is sent.
 fn small(socket: &impl AsRawFd) {
-    let size: c_int = 10_000;
+    let size: c_int = 200_000;
     let (place, len) = (
         (&raw const size).cast(),
         size_of::<c_int>() as libc::socklen_t,

@@ -46,6 +46,7 @@ fn lasting() -> pid_t {
 fn short(code: i32) -> pid_t {
     // SAFETY: the child calls one function, which is safe after a fork.
     match unsafe { libc::fork() } {
+        // SAFETY: as above.
         0 => unsafe { libc::_exit(code) },
         child => child,
     }
@@ -172,10 +173,8 @@ fn pre_exec_runs_in_a_real_fork_where_calls_are_libcs() {
     assert_eq!(status.code(), Some(7));
     let mut text = [0; 8];
     // SAFETY: a live buffer.
-    assert_eq!(
-        unsafe { libc::read(reader, text.as_mut_ptr().cast(), 8) },
-        5
-    );
+    let read = unsafe { libc::read(reader, text.as_mut_ptr().cast(), 8) };
+    assert_eq!(read, 5);
     assert_eq!(&text[..5], b"child");
     // An error that it answers comes back through a socket.
     let mut command = shell("exit 0");
@@ -298,7 +297,7 @@ fn a_wait_for_any_takes_in_nobody_that_was_not_asked_for() {
             let ticker = Ticker::new();
             let gate = Gate::new();
             let mut in_a_group = shell(&gate.then("exit 4"));
-            let in_a_group = in_a_group.process_group(0).spawn().unwrap();
+            let mut in_a_group = in_a_group.process_group(0).spawn().unwrap();
             let group = in_a_group.id() as pid_t;
             let other = short(6);
             let opener = gate.open_after(&ticker);
@@ -306,6 +305,8 @@ fn a_wait_for_any_takes_in_nobody_that_was_not_asked_for() {
             // SAFETY: a live variable.
             let first = ticker.ticks_during(|| unsafe { libc::waitpid(-group, &mut status, 0) });
             assert_eq!((first, libc::WEXITSTATUS(status)), (group, 4));
+            let again = in_a_group.wait().unwrap_err();
+            assert_eq!(again.raw_os_error(), Some(libc::ECHILD));
             opener.join().unwrap();
             // It has most likely ended long before, and is still there for who asks.
             // SAFETY: as above.
@@ -636,10 +637,8 @@ fn a_fork_with_parked_greenlets_leaves_them_with_the_parent() {
                 let grandchild = short(3);
                 let mut status = 0;
                 // SAFETY: a live variable.
-                assert_eq!(
-                    unsafe { libc::waitpid(grandchild, &mut status, 0) },
-                    grandchild
-                );
+                let reaped = unsafe { libc::waitpid(grandchild, &mut status, 0) };
+                assert_eq!(reaped, grandchild);
                 assert_eq!(shell("exit 4").status().unwrap().code(), Some(4));
                 assert_eq!(RAN.load(SeqCst), before);
                 libc::WEXITSTATUS(status)

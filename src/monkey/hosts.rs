@@ -249,7 +249,7 @@ unsafe fn ask_whose(
 
 /// What libc takes for a number without asking anybody.
 fn is_number(name: &[u8]) -> bool {
-    let is_address = || str::from_utf8(name).is_ok_and(|name| name.parse::<IpAddr>().is_ok());
+    let is_address = || std::str::from_utf8(name).is_ok_and(|name| name.parse::<IpAddr>().is_ok());
     let is_dotted = |name: &[u8]| {
         name.iter()
             .all(|byte| byte.is_ascii_digit() || *byte == b'.')

@@ -168,10 +168,8 @@ pub fn outcome(answer: impl Into<i64>) -> Result<i64, c_int> {
 pub fn pipe() -> (c_int, c_int) {
     let mut ends = [0; 2];
     // SAFETY: an array of two.
-    assert_eq!(
-        unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) },
-        0
-    );
+    let made = unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) };
+    assert_eq!(made, 0);
     (ends[0], ends[1])
 }
 
