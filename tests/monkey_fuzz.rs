@@ -506,7 +506,7 @@ fn perform(case: &Case, numbers: Numbers, raw: bool) -> Outcome {
     };
     let mut command = case.number as i32;
     match command {
-        libc::F_SETFL => argument = libc::O_NONBLOCK as usize * argument,
+        libc::F_SETFL => argument *= libc::O_NONBLOCK as usize,
         // With these it would be about locks.
         5..=16 => command = 77,
         _ => {}
