@@ -4,7 +4,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use blocked::{
     REPORTS, Reports, functions_of, in_greenlet, reports_of, spin_for, spin_until, with,
