@@ -1003,6 +1003,7 @@ fn bad_descriptors_and_pointers_are_answered_as_by_the_kernel() {
             let (address, len) = (std::ptr::null_mut(), std::ptr::null_mut());
             // SAFETY: no address is asked for.
             assert_eq!(
+                // SAFETY: as above.
                 checked(|| unsafe { libc::accept(fd, address, len) }),
                 Err(error)
             );
