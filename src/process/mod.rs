@@ -80,6 +80,7 @@ mod job;
 pub(crate) mod luggage;
 mod queue;
 mod reaper;
+mod storage;
 mod watched;
 mod wire;
 mod worker;
