@@ -302,6 +302,15 @@ pub enum SubmitError<F> {
         /// Why there is none.
         error: std::io::Error,
     },
+    /// The job cannot be sent to another process.
+    #[cfg(feature = "process")]
+    #[error("{error}")]
+    Unsendable {
+        /// What was to be sent: the argument.
+        job: F,
+        /// What is in the way.
+        error: crate::process::error::SpawnError,
+    },
 }
 
 impl<F> SubmitError<F> {
@@ -309,6 +318,8 @@ impl<F> SubmitError<F> {
     pub fn into_inner(self) -> F {
         match self {
             SubmitError::Shutdown(job) | SubmitError::NoWorker { job, .. } => job,
+            #[cfg(feature = "process")]
+            SubmitError::Unsendable { job, .. } => job,
         }
     }
 
@@ -316,6 +327,10 @@ impl<F> SubmitError<F> {
         match self {
             SubmitError::Shutdown(job) => SubmitError::Shutdown(f(job)),
             SubmitError::NoWorker { job, error } => SubmitError::NoWorker { job: f(job), error },
+            #[cfg(feature = "process")]
+            SubmitError::Unsendable { job, error } => {
+                SubmitError::Unsendable { job: f(job), error }
+            }
         }
     }
 }
@@ -325,6 +340,10 @@ impl<F> std::fmt::Debug for SubmitError<F> {
         match self {
             SubmitError::Shutdown(_) => f.write_str("Shutdown"),
             SubmitError::NoWorker { error, .. } => f.debug_tuple("NoWorker").field(error).finish(),
+            #[cfg(feature = "process")]
+            SubmitError::Unsendable { error, .. } => {
+                f.debug_tuple("Unsendable").field(error).finish()
+            }
         }
     }
 }
@@ -420,3 +439,20 @@ pub struct OverReleased {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("only the greenlet that has the lock can release it")]
 pub struct NotOwner;
+
+/// Why [`patch_all`](crate::monkey::patch_all) has patched nothing.
+#[cfg(feature = "monkey")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum PatchError {
+    /// The program's calls of this function do not reach this crate: it is not in
+    /// the program itself, but in a library that was loaded into somebody else's.
+    #[error(
+        "calls of `{symbol}` do not reach greenlet, for the symbols of the program come first: only a \
+         program that has the crate linked into itself can be patched, no plug-in of another"
+    )]
+    NotInterposed {
+        /// The first function that is not ours.
+        symbol: &'static str,
+    },
+}

@@ -12,13 +12,17 @@
 //! demand, up to [`MOST_THREADS`], and end after ten seconds without work.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::hub::{self, Parker, Payload, Reason, Unparker};
+#[cfg(feature = "monkey")]
+use crate::hub::{Hub, Quiet};
 use crate::sys::fork::{self, PerProcess};
-use crate::sys::helpers::IdleGuard;
+use crate::sys::helpers::Jobs;
+#[cfg(feature = "monkey")]
+use crate::sys::os::{self, Errno};
+use crate::sys::pass::PassThrough;
 use crate::sys::signal::SignalMask;
 
 /// At most so many jobs run at a time. They are expected to block, so this has
@@ -71,12 +75,9 @@ where
     // A greenlet that was killed while it ran does not start anything more.
     hub::check_interrupts();
     let parker = Parker::for_outside(Reason::new("waiting for a helper thread"));
-    let slot = Arc::new(Slot(Mutex::new(Progress::Queued)));
+    let slot = Slot::new();
     let abandon = Abandon(&slot);
-    submit({
-        let (slot, unparker) = (Arc::clone(&slot), parker.unparker());
-        Box::new(move || carry_out(f, &slot).then_some(unparker))
-    });
+    submit(f, &slot, &parker);
     loop {
         if let Some(result) = abandon.0.take() {
             match result {
@@ -86,6 +87,57 @@ where
         }
         parker.park();
     }
+}
+
+/// As `offload`, in the middle of code that nothing may be thrown through, such as
+/// a C function's: a kill or a timeout makes it answer an error, and the job is
+/// abandoned. What the job needs is its own, for it may outlive the call.
+///
+/// errno is left as it was. `f` does not unwind.
+#[cfg(feature = "monkey")]
+pub(crate) fn quietly<F, T>(hub: &Hub, f: F) -> Result<T, Errno>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    run_quietly(hub, f, true)
+}
+
+/// As `quietly`, and a kill or a timeout does not end it either.
+#[cfg(feature = "monkey")]
+pub(crate) fn to_its_end<F, T>(hub: &Hub, f: F) -> Result<T, Errno>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    run_quietly(hub, f, false)
+}
+
+#[cfg(feature = "monkey")]
+fn run_quietly<F, T>(hub: &Hub, f: F, interruptible: bool) -> Result<T, Errno>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    let saved = os::errno();
+    let parker = Parker::for_outside(Reason::new("waiting for a helper thread"));
+    let slot = Slot::new();
+    let abandon = Abandon(&slot);
+    submit(f, &slot, &parker);
+    let answer = loop {
+        match abandon.0.take() {
+            Some(Ok(value)) => break Ok(value),
+            // It has said so on standard error, where it was.
+            Some(Err(_)) => break Err(libc::EIO),
+            None => {}
+        }
+        if let Quiet::Refused(error) = hub.wait_quietly(&parker, interruptible) {
+            break Err(error);
+        }
+    };
+    drop(abandon);
+    os::set_errno(saved);
+    answer
 }
 
 /// Where a job's result is left.
@@ -100,6 +152,10 @@ enum Progress<T> {
 }
 
 impl<T> Slot<T> {
+    fn new() -> Arc<Slot<T>> {
+        Arc::new(Slot(Mutex::new(Progress::Queued)))
+    }
+
     /// Moves on, and returns what was there before.
     fn replace(&self, next: Progress<T>) -> Progress<T> {
         let mut progress = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -163,80 +219,52 @@ struct Job {
     mask: SignalMask,
 }
 
-struct Pool {
-    state: Mutex<State>,
-    work: Condvar,
-}
-
-struct State {
-    queue: VecDeque<Job>,
-    threads: usize,
-    /// Threads that wait for `work`.
-    sleeping: usize,
-    /// As many as there are sleeping threads without a job in sight. A thread
-    /// that a job has been queued for counts as busy before it wakes, or the
-    /// job could be overlooked by the deadlock detector.
-    idle: Vec<IdleGuard>,
-}
-
-static POOL: PerProcess<Pool> = PerProcess::new();
+static POOL: PerProcess<Jobs<Job>> = PerProcess::new();
 
 thread_local! {
     static IS_HELPER: Cell<bool> = const { Cell::new(false) };
 }
 
-impl Pool {
-    fn get() -> &'static Pool {
-        POOL.get(|| Pool {
-            state: Mutex::new(State {
-                queue: VecDeque::new(),
-                threads: 0,
-                sleeping: 0,
-                idle: Vec::new(),
-            }),
-            work: Condvar::new(),
-        })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // No user code runs while it is held.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn pool() -> &'static Jobs<Job> {
+    POOL.get(Jobs::new)
 }
 
-impl State {
-    fn balance(&mut self) {
-        let idle = self.sleeping.saturating_sub(self.queue.len());
-        self.idle.truncate(idle);
-        while self.idle.len() < idle {
-            self.idle.push(IdleGuard::new());
-        }
-    }
+/// Has a helper thread run `f`, leave the result in the slot and tell the parker.
+fn submit<F, T>(f: F, slot: &Arc<Slot<T>>, parker: &Parker)
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    let (slot, unparker) = (Arc::clone(slot), parker.unparker());
+    enqueue(Box::new(move || carry_out(f, &slot).then_some(unparker)));
 }
 
-fn submit(run: Run) {
+fn enqueue(run: Run) {
+    // Nobody else of this thread runs while it has the pool's lock, or holds
+    // signals back for a new thread.
+    let pass = PassThrough::enter();
     let job = Job {
         run,
         mask: SignalMask::current(),
     };
-    let pool = Pool::get();
+    let pool = pool();
     let mut state = pool.lock();
-    let somebody_sleeps = state.sleeping > state.queue.len();
-    let at_the_cap = state.threads == MOST_THREADS;
-    if at_the_cap && !somebody_sleeps && IS_HELPER.get() {
-        drop(state);
-        return run_here(job);
-    }
-    state.queue.push_back(job);
-    state.balance();
-    if somebody_sleeps {
-        pool.work.notify_one();
-    } else if !at_the_cap {
-        state.threads += 1;
-        drop(state);
-        if !start_thread() {
-            no_thread(pool);
+    let mut starts = false;
+    if !state.has_sleepers() {
+        starts = state.threads() < MOST_THREADS;
+        if starts {
+            state.thread_starts();
+        } else if IS_HELPER.get() {
+            drop(state);
+            drop(pass);
+            return run_here(job);
         }
+    }
+    pool.put(state, job);
+    let is_short = starts && !start_thread();
+    drop(pass);
+    if is_short {
+        no_thread(pool);
     }
 }
 
@@ -259,11 +287,11 @@ fn start_thread() -> bool {
 
 /// A thread could not be started. While there are others, they come to the
 /// queued jobs by and by; if there is none, the jobs are done here and now.
-fn no_thread(pool: &Pool) {
+fn no_thread(pool: &Jobs<Job>) {
     let mut state = pool.lock();
-    state.threads -= 1;
-    while state.threads == 0 {
-        let Some(job) = state.queue.pop_front() else {
+    state.thread_ends();
+    while state.threads() == 0 {
+        let Some(job) = state.take() else {
             return;
         };
         drop(state);
@@ -276,9 +304,13 @@ fn no_thread(pool: &Pool) {
 fn help() {
     IS_HELPER.set(true);
     let generation = fork::generation();
-    let pool = Pool::get();
-    let mut to_tell = None;
-    while let Some(job) = next_job(pool, to_tell) {
+    let pool = pool();
+    let mut to_tell: Option<Unparker> = None;
+    loop {
+        let tell = to_tell.map(|unparker| move || unparker.unpark());
+        let Some(job) = pool.next(tell, Some(KEPT_IDLE)) else {
+            return;
+        };
         let mask = job.mask.swap();
         to_tell = (job.run)();
         // What the job spawned here and did not join has no turn after it.
@@ -291,51 +323,5 @@ fn help() {
             return;
         }
         mask.swap();
-    }
-}
-
-/// Tells of the end of the last job and waits for the next; none if it is time
-/// to end.
-///
-/// The thread counts as idle before it tells: a greenlet that hears of the end
-/// of its job may be the last that could run, and nobody would ask again later
-/// whether this is a deadlock.
-fn next_job(pool: &Pool, mut to_tell: Option<Unparker>) -> Option<Job> {
-    let mut state = pool.lock();
-    let mut time_is_up = false;
-    loop {
-        if let Some(job) = state.queue.pop_front() {
-            state.balance();
-            drop(state);
-            tell(&mut to_tell);
-            return Some(job);
-        }
-        if time_is_up {
-            state.threads -= 1;
-            state.balance();
-            return None;
-        }
-        state.sleeping += 1;
-        state.balance();
-        if to_tell.is_some() {
-            drop(state);
-            tell(&mut to_tell);
-            state = pool.lock();
-        } else {
-            let (back, waited) = pool
-                .work
-                .wait_timeout(state, KEPT_IDLE)
-                .unwrap_or_else(PoisonError::into_inner);
-            state = back;
-            time_is_up = waited.timed_out();
-        }
-        // No `balance` here: if there is nothing to do, it stays idle.
-        state.sleeping -= 1;
-    }
-}
-
-fn tell(to_tell: &mut Option<Unparker>) {
-    if let Some(unparker) = to_tell.take() {
-        unparker.unpark();
     }
 }

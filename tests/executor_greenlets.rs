@@ -136,6 +136,23 @@ fn callbacks_run_in_order_in_the_greenlet_that_finished_the_job() {
 }
 
 #[test]
+fn a_callback_that_blocks_holds_up_its_worker_and_no_waiter() {
+    let _watchdog = watchdog();
+    let pool = pool(1);
+    let first = pool.submit(yield_now).unwrap();
+    let gate = Rc::new(greenlet::sync::Event::new());
+    first.add_done_callback({
+        let gate = Rc::clone(&gate);
+        move |_| gate.wait()
+    });
+    let next = pool.submit(|| ()).unwrap();
+    first.result().unwrap();
+    assert!(matches!(next.result_timeout(MS), Err(Elapsed)));
+    gate.set();
+    next.join().unwrap();
+}
+
+#[test]
 fn cancel_keeps_a_pending_job_from_running() {
     let _watchdog = watchdog();
     let pool = pool(1);

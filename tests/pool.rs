@@ -6,6 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
+use common::stress::Random;
 use common::{Log, MS, alone, fork, quiet_panics, watchdog};
 use greenlet::error::{Deadlock, JoinError, PoolFull};
 use greenlet::{JoinHandle, Pool, sleep, spawn, timeout, yield_now};
@@ -127,6 +128,33 @@ fn a_slot_is_free_after_a_panic_and_after_a_kill_and_unstarted() {
     started.kill();
     assert_eq!(pool.spawn(|| 1).unwrap().join().unwrap(), 1);
     assert_eq!(pool.free_count(), 1);
+}
+
+/// G149: a panic that cannot be printed costs no slot either.
+#[test]
+fn a_slot_is_free_after_a_panic_that_nobody_can_print() {
+    let name = "a_slot_is_free_after_a_panic_that_nobody_can_print";
+    let Some(finished) = common::run_alone(name, || {
+        let mut pipe = [0; 2];
+        // SAFETY: the kernel writes two descriptors, which are ours; the standard
+        // error stream becomes a pipe that nobody reads.
+        unsafe {
+            assert_eq!(libc::pipe(pipe.as_mut_ptr()), 0);
+            libc::dup2(pipe[1], libc::STDERR_FILENO);
+            libc::close(pipe[0]);
+            libc::close(pipe[1]);
+        }
+        let pool = Pool::new(1);
+        for _ in 0..3 {
+            let member = pool.spawn(|| panic!("unheard")).unwrap();
+            assert!(member.join().unwrap_err().is_panic());
+            assert_eq!(pool.free_count(), 1);
+        }
+    }) else {
+        return;
+    };
+    finished.succeeded();
+    finished.did_not_say("unheard");
 }
 
 /// Killed in each state of its wait, also when the slot is its own already.
@@ -402,6 +430,25 @@ fn input_that_blocks_ends_cleanly() {
     assert_eq!(pool.free_count(), 2);
 }
 
+/// G145: the items come from a queue, and end when it is shut down.
+#[test]
+fn input_from_a_queue_ends_cleanly() {
+    let _watchdog = watchdog();
+    let pool = Pool::new(2);
+    let queue = Rc::new(greenlet::queue::Queue::bounded(1));
+    let putter = spawn({
+        let queue = Rc::clone(&queue);
+        move || {
+            (0..20).for_each(|n: u32| queue.put(n).unwrap());
+            queue.shutdown();
+        }
+    });
+    let squares = pool.imap(|n| n * n, queue.iter()).map(Result::unwrap);
+    assert!(squares.eq((0..20).map(|n| n * n)));
+    putter.join().unwrap();
+    assert_eq!(pool.free_count(), 2);
+}
+
 #[test]
 fn imap_unordered_gives_the_quick_ones_first() {
     let _watchdog = watchdog();
@@ -448,19 +495,7 @@ fn join_timeout_tells_whether_the_pool_is_empty() {
 #[test]
 fn nothing_is_lost_and_nothing_overfilled_whatever_is_killed() {
     let _watchdog = watchdog();
-    let seed = u64::from(std::process::id());
-    println!("seed {seed}");
-    let random = {
-        let state = Cell::new(seed | 1);
-        move |below: u64| {
-            let mut x = state.get();
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
-            state.set(x);
-            x % below
-        }
-    };
+    let mut random = Random::seeded("Pool");
     let pool = Rc::new(Pool::new(3));
     let running = Rc::new(Cell::new(0usize));
     let spawned = Rc::new(RefCell::new(Vec::<JoinHandle<()>>::new()));
@@ -469,7 +504,7 @@ fn nothing_is_lost_and_nothing_overfilled_whatever_is_killed() {
             .map(|_| {
                 let (pool, running) = (Rc::clone(&pool), Rc::clone(&running));
                 let spawned = Rc::clone(&spawned);
-                let (limit, nap) = (random(3), random(40));
+                let (limit, nap) = (random.below(3), random.micros(40));
                 spawn(move || {
                     let member = move || {
                         struct Leave(Rc<Cell<usize>>);
@@ -481,7 +516,7 @@ fn nothing_is_lost_and_nothing_overfilled_whatever_is_killed() {
                         running.set(running.get() + 1);
                         assert!(running.get() <= 3);
                         let _leave = Leave(running);
-                        sleep(Duration::from_micros(nap));
+                        sleep(nap);
                     };
                     let handle = match limit {
                         0 => pool.try_spawn(member).ok(),
@@ -492,8 +527,8 @@ fn nothing_is_lost_and_nothing_overfilled_whatever_is_killed() {
                 })
             })
             .collect();
-        sleep(Duration::from_micros(random(60)));
-        spawners[random(6) as usize].kill();
+        sleep(random.micros(60));
+        spawners[random.below(6)].kill();
         if let Some(handle) = spawned.borrow_mut().pop() {
             handle.kill();
         }

@@ -7,21 +7,12 @@ use std::cmp::Reverse;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use common::{Log, MS, alone, watchdog};
+use common::{Log, MS, alone, watchdog, with};
 use greenlet::queue::error::{
     GetError, GetTimeoutError, PutError, PutTimeoutError, TaskDoneError, TryGetError, TryPutError,
 };
 use greenlet::queue::{Channel, LifoQueue, PriorityQueue, Queue};
-use greenlet::{JoinHandle, spawn, yield_now};
-
-/// Spawns a greenlet that shares the queue.
-fn with<Q: 'static, R: 'static>(
-    queue: &Rc<Q>,
-    body: impl FnOnce(&Q) -> R + 'static,
-) -> JoinHandle<R> {
-    let queue = Rc::clone(queue);
-    spawn(move || body(&queue))
-}
+use greenlet::{spawn, yield_now};
 
 /// N12
 #[test]
@@ -306,6 +297,38 @@ fn a_channel_hands_items_over() {
     assert_eq!(log.entries(), expected);
 }
 
+/// G122, G220: the order of the one who gets. An item whose getter waits is handed
+/// over at once; the next one's putter waits.
+#[test]
+fn a_putter_into_a_channel_waits_for_the_getter_of_its_item() {
+    let _watchdog = watchdog();
+    let (channel, log) = (Rc::new(Channel::new()), Log::new());
+    let putter = with(&channel, {
+        let log = log.clone();
+        move |channel| {
+            for word in ["hello", "world"] {
+                log.add(format!("sending {word}"));
+                channel.put(word).unwrap();
+                log.add(format!("sent {word}"));
+            }
+        }
+    });
+    log.add("waiting");
+    log.add(channel.get().unwrap());
+    log.add(channel.get().unwrap());
+    let expected = [
+        "waiting",
+        "sending hello",
+        "sent hello",
+        "sending world",
+        "hello",
+        "world",
+    ];
+    assert_eq!(log.entries(), expected);
+    putter.join().unwrap();
+    assert_eq!(log.entries()[6..], ["sent world"]);
+}
+
 #[test]
 fn without_a_getter_nothing_is_put_into_a_rendezvous() {
     let _watchdog = watchdog();
@@ -473,6 +496,7 @@ fn waiters_are_served_in_their_order_and_nobody_overtakes() {
     });
     yield_now();
     (1..=4).for_each(|n| queue.put(n).unwrap());
+    assert!(log.is_empty(), "a put does not switch");
     assert_eq!(queue.try_get(), Ok(4), "the others are taken");
     assert_eq!(queue.try_get(), Err(TryGetError::Empty));
     getters

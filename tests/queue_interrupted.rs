@@ -7,19 +7,11 @@ use std::cmp::Ordering;
 use std::rc::Rc;
 use std::time::Duration;
 
-use common::{MS, alone, quiet_panics, watchdog};
+use common::{MS, alone, quiet_panics, watchdog, with};
 use greenlet::error::{Deadlock, JoinError};
 use greenlet::queue::error::{GetTimeoutError, TryGetError};
 use greenlet::queue::{Channel, LifoQueue, PriorityQueue, Queue};
-use greenlet::{JoinHandle, sleep, spawn, timeout, yield_now};
-
-fn with<Q: 'static, R: 'static>(
-    queue: &Rc<Q>,
-    body: impl FnOnce(&Q) -> R + 'static,
-) -> JoinHandle<R> {
-    let queue = Rc::clone(queue);
-    spawn(move || body(&queue))
-}
+use greenlet::{JoinHandle, sleep, timeout, yield_now};
 
 #[test]
 fn a_getter_killed_before_it_is_served_is_passed_over() {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use common::stress::Random;
 use common::watchdog;
 use greenlet::queue::error::{GetError, TryPutError};
 use greenlet::queue::{Channel, LifoQueue, PriorityQueue, Queue};
@@ -79,28 +80,6 @@ fn a_shutdown_wakes_those_who_wait_on_other_threads() {
     }
 }
 
-fn random(seed: &mut u64) -> u64 {
-    *seed ^= *seed << 13;
-    *seed ^= *seed >> 7;
-    *seed ^= *seed << 17;
-    *seed
-}
-
-fn seed() -> u64 {
-    let seed = match std::env::var("SEED") {
-        Ok(seed) => seed.parse().unwrap(),
-        Err(_) => seed_of_now(),
-    };
-    eprintln!("SEED={seed}");
-    seed
-}
-
-fn seed_of_now() -> u64 {
-    let now = std::time::SystemTime::now();
-    let since = now.duration_since(std::time::UNIX_EPOCH).unwrap();
-    since.as_nanos() as u64 | 1
-}
-
 /// What a stress test needs of a queue.
 trait Shared: Send + Sync + 'static {
     fn put_for(&self, item: u64, time: Duration) -> bool;
@@ -155,13 +134,13 @@ shared!(Channel);
 const ROUNDS: u64 = 400;
 
 /// Puts numbers of its own in all ways there are; those that went in.
-fn put_some(queue: &dyn Shared, first: u64, mut seed: u64) -> Vec<u64> {
+fn put_some(queue: &dyn Shared, first: u64, mut random: Random) -> Vec<u64> {
     let mut done = Vec::new();
     for item in first..first + ROUNDS {
-        let went_in = match random(&mut seed) % 4 {
-            0 => queue.put_for(item, Duration::from_micros(random(&mut seed) % 300)),
+        let went_in = match random.below(4) {
+            0 => queue.put_for(item, random.micros(300)),
             1 => queue.try_put(item),
-            2 => timeout(Duration::from_micros(random(&mut seed) % 300), || {
+            2 => timeout(random.micros(300), || {
                 queue.put(item);
             })
             .is_ok(),
@@ -173,7 +152,7 @@ fn put_some(queue: &dyn Shared, first: u64, mut seed: u64) -> Vec<u64> {
         if went_in {
             done.push(item);
         }
-        if random(&mut seed) % 8 == 0 {
+        if random.below(8) == 0 {
             yield_now();
         }
     }
@@ -181,11 +160,11 @@ fn put_some(queue: &dyn Shared, first: u64, mut seed: u64) -> Vec<u64> {
 }
 
 /// Gets in all ways there are, until the end.
-fn get_all(queue: &dyn Shared, mut seed: u64) -> Vec<u64> {
+fn get_all(queue: &dyn Shared, mut random: Random) -> Vec<u64> {
     let mut got = Vec::new();
     loop {
-        let time = Duration::from_micros(random(&mut seed) % 300);
-        match random(&mut seed) % 4 {
+        let time = random.micros(300);
+        match random.below(4) {
             0 => got.extend(queue.get_for(time)),
             1 => got.extend(timeout(time, || queue.get()).ok().flatten()),
             2 => queue.peek(),
@@ -198,7 +177,7 @@ fn get_all(queue: &dyn Shared, mut seed: u64) -> Vec<u64> {
 }
 
 /// Greenlets that get one item each, of which some are killed meanwhile.
-fn get_and_be_killed(queue: Arc<dyn Shared>, mut seed: u64) -> Vec<u64> {
+fn get_and_be_killed(queue: Arc<dyn Shared>, mut random: Random) -> Vec<u64> {
     let got = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
     for _ in 0..ROUNDS {
         let victims = [(); 3].map(|()| {
@@ -208,55 +187,52 @@ fn get_and_be_killed(queue: Arc<dyn Shared>, mut seed: u64) -> Vec<u64> {
                 got.borrow_mut().extend(item);
             })
         });
-        sleep(Duration::from_micros(random(&mut seed) % 200));
+        sleep(random.micros(200));
         for victim in &victims {
-            if random(&mut seed) % 2 == 0 {
+            if random.below(2) == 0 {
                 victim.kill();
             }
         }
-        sleep(Duration::from_micros(random(&mut seed) % 50));
+        sleep(random.micros(50));
         greenlet::killall(&victims);
     }
     got.take()
 }
 
 /// Two hubs with three greenlets each, and two plain threads.
-fn stress(queue: Arc<dyn Shared>) {
-    let mut seed = seed();
-    let mut next = || random(&mut seed);
+fn stress(name: &str, queue: Arc<dyn Shared>) {
+    let mut seeds = Random::seeded(name);
     let mut putting = Vec::new();
     let mut getting = Vec::new();
     for hub in 0..2 {
         let queue = Arc::clone(&queue);
-        let (first, seeds) = (hub * 3 * ROUNDS, [(); 3].map(|()| next() | 1));
+        let (first, mut random) = (hub * 3 * ROUNDS, seeds.split());
         putting.push(thread::spawn(move || {
-            let greenlets = [0, 1, 2].map(|n: usize| {
-                let queue = Arc::clone(&queue);
-                spawn(move || put_some(&*queue, first + n as u64 * ROUNDS, seeds[n]))
+            let greenlets = [0, 1, 2].map(|n| {
+                let (queue, random) = (Arc::clone(&queue), random.split());
+                spawn(move || put_some(&*queue, first + n * ROUNDS, random))
             });
             greenlets.map(|g| g.join().unwrap()).concat()
         }));
     }
     // Of each plain thread there is only the main greenlet.
-    let (plain, seed_of_plain) = (Arc::clone(&queue), next() | 1);
-    putting.push(thread::spawn(move || {
-        put_some(&*plain, 6 * ROUNDS, seed_of_plain)
-    }));
+    let (plain, random) = (Arc::clone(&queue), seeds.split());
+    putting.push(thread::spawn(move || put_some(&*plain, 6 * ROUNDS, random)));
     for _ in 0..2 {
-        let (queue, seed) = (Arc::clone(&queue), next() | 1);
+        let (queue, mut random) = (Arc::clone(&queue), seeds.split());
         getting.push(thread::spawn(move || {
             let other = spawn({
-                let queue = Arc::clone(&queue);
-                move || get_all(&*queue, seed ^ 0xFFFF)
+                let (queue, random) = (Arc::clone(&queue), random.split());
+                move || get_all(&*queue, random)
             });
-            let mut got = get_and_be_killed(Arc::clone(&queue), seed);
-            got.extend(get_all(&*queue, seed ^ 0xFF));
+            let mut got = get_and_be_killed(Arc::clone(&queue), random.split());
+            got.extend(get_all(&*queue, random));
             got.extend(other.join().unwrap());
             got
         }));
     }
-    let (plain, seed_of_plain) = (Arc::clone(&queue), next() | 1);
-    getting.push(thread::spawn(move || get_all(&*plain, seed_of_plain)));
+    let (plain, random) = (Arc::clone(&queue), seeds.split());
+    getting.push(thread::spawn(move || get_all(&*plain, random)));
 
     let mut went_in: Vec<u64> = putting
         .into_iter()
@@ -276,25 +252,31 @@ fn stress(queue: Arc<dyn Shared>) {
 #[test]
 fn what_goes_into_a_queue_under_stress_comes_out_once() {
     let _watchdog = watchdog();
-    stress(Arc::new(Queue::bounded(3)));
-    stress(Arc::new(Queue::unbounded()));
+    stress("Queue::bounded(3)", Arc::new(Queue::bounded(3)));
+    stress("Queue::unbounded()", Arc::new(Queue::unbounded()));
 }
 
 #[test]
 fn what_goes_into_a_lifo_queue_under_stress_comes_out_once() {
     let _watchdog = watchdog();
-    stress(Arc::new(LifoQueue::bounded(3)));
+    stress("LifoQueue::bounded(3)", Arc::new(LifoQueue::bounded(3)));
 }
 
 #[test]
 fn what_goes_into_a_priority_queue_under_stress_comes_out_once() {
     let _watchdog = watchdog();
-    stress(Arc::new(PriorityQueue::bounded(3)));
-    stress(Arc::new(PriorityQueue::unbounded()));
+    stress(
+        "PriorityQueue::bounded(3)",
+        Arc::new(PriorityQueue::bounded(3)),
+    );
+    stress(
+        "PriorityQueue::unbounded()",
+        Arc::new(PriorityQueue::unbounded()),
+    );
 }
 
 #[test]
 fn what_goes_into_a_channel_under_stress_comes_out_once() {
     let _watchdog = watchdog();
-    stress(Arc::new(Channel::new()));
+    stress("Channel::new()", Arc::new(Channel::new()));
 }

@@ -7,8 +7,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Log, MS, watchdog};
-use greenlet::error::OverReleased;
+use common::{Log, MS, alone, fork, until, watchdog};
+use greenlet::error::{Deadlock, OverReleased};
 use greenlet::sync::{BoundedSemaphore, Event, Semaphore};
 use greenlet::{iwait, joinall, sleep, spawn, timeout, wait, yield_now};
 
@@ -54,6 +54,101 @@ fn a_semaphore_with_a_permit_is_ready_for_wait() {
     assert_eq!(order, [1]);
     empty.release();
     assert_eq!(iwait(&[&empty], None).next(), Some(0));
+}
+
+/// G154: the one that is released comes first, and nobody stays in the others' queues.
+#[test]
+fn iwait_tells_of_the_semaphore_that_was_released_and_leaves_the_others() {
+    let _watchdog = watchdog();
+    let semaphores = Rc::new([Semaphore::new(0), Semaphore::new(0)]);
+    let releaser = spawn({
+        let semaphores = semaphores.clone();
+        move || semaphores[1].release()
+    });
+    let objects: [&dyn greenlet::Waitable; 2] = [&semaphores[0], &semaphores[1]];
+    let mut ready = iwait(&objects, Some(HOUR));
+    assert_eq!(ready.next(), Some(1));
+    drop(ready);
+    releaser.join().unwrap();
+    semaphores[0].release();
+    assert!(semaphores[0].try_acquire().is_some());
+}
+
+/// G130, G214: one is left who can never get it, and the main greenlet is told.
+#[test]
+fn a_permit_that_nobody_can_release_is_a_deadlock() {
+    alone("a_permit_that_nobody_can_release_is_a_deadlock", || {
+        // The child has no other thread that could release it.
+        let code = fork(|| {
+            let semaphore = Rc::new(Semaphore::new(1));
+            semaphore.acquire().forget();
+            let stuck = spawn({
+                let semaphore = semaphore.clone();
+                move || semaphore.acquire().forget()
+            });
+            // What has nothing to do with it only puts that off.
+            let sleeper = spawn(|| sleep(5 * MS));
+            let acquire = std::panic::AssertUnwindSafe(|| semaphore.acquire().forget());
+            let payload = std::panic::catch_unwind(acquire).unwrap_err();
+            assert!(payload.is::<Deadlock>());
+            assert!(sleeper.is_finished() && !stuck.is_finished());
+            // It is still in the queue, and the first there.
+            semaphore.release();
+            stuck.join().unwrap();
+            0
+        });
+        assert_eq!(code, 0);
+    });
+}
+
+/// A hub that has just been called takes its caller to be there, for a while.
+#[test]
+fn a_deadlock_is_told_though_another_thread_has_just_called() {
+    let name = "a_deadlock_is_told_though_another_thread_has_just_called";
+    alone(name, || {
+        let code = fork(|| {
+            let semaphore = Arc::new(Semaphore::new(0));
+            let waits = Arc::new(Event::new());
+            let caller = std::thread::spawn({
+                let (semaphore, waits) = (semaphore.clone(), waits.clone());
+                move || {
+                    waits.wait();
+                    sleep(MS);
+                    semaphore.release();
+                }
+            });
+            waits.set();
+            // The hub sleeps here, and is called.
+            semaphore.acquire().forget();
+            caller.join().unwrap();
+            let acquire = std::panic::AssertUnwindSafe(|| semaphore.acquire().forget());
+            let payload = std::panic::catch_unwind(acquire).unwrap_err();
+            i32::from(!payload.is::<Deadlock>())
+        });
+        assert_eq!(code, 0);
+    });
+}
+
+/// G133: nobody owns a permit.
+#[test]
+fn a_bounded_semaphore_is_released_by_whoever_likes() {
+    let _watchdog = watchdog();
+    let lock = Rc::new(BoundedSemaphore::new(1));
+    lock.acquire().forget();
+    let tried = common::flag();
+    let holder = spawn({
+        let (lock, tried) = (lock.clone(), tried.clone());
+        move || {
+            // Whoever has it waits for it, as anybody else.
+            assert!(lock.acquire_timeout(MS).is_none());
+            tried.set(true);
+            lock.acquire().forget();
+        }
+    });
+    until(|| tried.get());
+    lock.release().unwrap();
+    holder.join().unwrap();
+    assert_eq!(lock.available(), 0);
 }
 
 /// G130: and nobody who runs overtakes the one it was handed to.
@@ -110,17 +205,21 @@ fn another_thread_gets_the_permit_and_gives_up_without_a_trace() {
 #[test]
 fn threads_take_and_give_ten_thousand_times() {
     let _watchdog = watchdog();
-    for timed in [false, true] {
+    for (timed, in_greenlet) in [(false, false), (true, false), (false, true), (true, true)] {
         let semaphore = Arc::new(Semaphore::new(1));
         let threads = [0, 1].map(|_| {
             let semaphore = semaphore.clone();
-            std::thread::spawn(move || {
+            let body = move || {
                 for _ in 0..10_000 {
                     match timed {
                         true => drop(semaphore.acquire_timeout(HOUR).unwrap()),
                         false => drop(semaphore.acquire()),
                     }
                 }
+            };
+            std::thread::spawn(move || match in_greenlet {
+                true => spawn(body).join().unwrap(),
+                false => body(),
             })
         });
         threads

@@ -8,92 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
+use common::stress::stress;
 use common::watchdog;
 use greenlet::sync::{
     AsyncResult, Barrier, BoundedSemaphore, Condvar, Event, Mutex, OnceLock, RLock, Semaphore,
 };
-use greenlet::{joinall, sleep, spawn, timeout, yield_now};
-
-/// A generator of numbers (splitmix64).
-#[derive(Clone)]
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: u64) -> usize {
-        (self.next() % end) as usize
-    }
-
-    /// Up to a fifth of a millisecond, and sometimes nothing.
-    fn short(&mut self) -> Duration {
-        Duration::from_micros(self.next() % 200)
-    }
-
-    fn pause(&mut self) {
-        match self.below(8) {
-            0 => sleep(self.short()),
-            1 | 2 => yield_now(),
-            _ => {}
-        }
-    }
-}
-
-const GREENLETS: usize = 16;
-const ROUNDS: usize = 150;
-
-/// Runs `op` again and again, on everybody, and kills some; how many.
-fn stress(name: &str, op: impl Fn(&mut Random) + Clone + Send + 'static) -> usize {
-    let seed = std::env::var("GREENLET_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok());
-    let seed: u64 = seed.unwrap_or_else(|| {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        now.unwrap().as_nanos() as u64
-    });
-    println!("{name}: GREENLET_SEED={seed}");
-    let mut seeds = Random(seed);
-    let hubs: Vec<_> = (0..2)
-        .map(|_| {
-            let (op, mut random) = (op.clone(), Random(seeds.next()));
-            std::thread::spawn(move || {
-                let workers: Vec<_> = (0..GREENLETS)
-                    .map(|_| {
-                        let (op, mut random) = (op.clone(), Random(random.next()));
-                        spawn(move || (0..ROUNDS).for_each(|_| op(&mut random)))
-                    })
-                    .collect();
-                let mut killed = 0;
-                while killed < GREENLETS / 2 && !workers.iter().all(|w| w.is_finished()) {
-                    sleep(random.short() * 2);
-                    workers[random.below(GREENLETS as u64)].kill();
-                    killed += 1;
-                }
-                for result in joinall(workers) {
-                    match result {
-                        Ok(()) => {}
-                        Err(error) => assert!(error.is_killed(), "{error:?}"),
-                    }
-                }
-                killed
-            })
-        })
-        .collect();
-    let plain: Vec<_> = (0..2)
-        .map(|_| {
-            let (op, mut random) = (op.clone(), Random(seeds.next()));
-            std::thread::spawn(move || (0..ROUNDS * 4).for_each(|_| op(&mut random)))
-        })
-        .collect();
-    plain.into_iter().for_each(|thread| thread.join().unwrap());
-    hubs.into_iter().map(|thread| thread.join().unwrap()).sum()
-}
+use greenlet::{sleep, timeout};
 
 /// Counts who is inside, also when they leave by an unwinding.
 struct Inside<'a>(&'a AtomicUsize);

@@ -26,8 +26,17 @@ impl Epoll {
 
     /// Reports `fd` as `token` while it can be read (level-triggered).
     pub fn add(&self, fd: RawFd, token: u64) -> io::Result<()> {
+        self.add_for(libc::EPOLLIN, fd, token)
+    }
+
+    /// As `add`, once each time that there is more to be read (edge-triggered).
+    pub fn add_edge(&self, fd: RawFd, token: u64) -> io::Result<()> {
+        self.add_for(libc::EPOLLIN | libc::EPOLLET, fd, token)
+    }
+
+    fn add_for(&self, events: i32, fd: RawFd, token: u64) -> io::Result<()> {
         let mut event = libc::epoll_event {
-            events: libc::EPOLLIN as u32,
+            events: events as u32,
             u64: token,
         };
         // SAFETY: the kernel reads one event.

@@ -35,8 +35,8 @@ pub enum JobState {
     Cancelled,
 }
 
-/// What the jobs of an executor are done by: [`Threads`] or [`Greenlets`]. It
-/// is implemented by these two only.
+/// What the jobs of an executor are done by: [`Threads`], [`Greenlets`] or
+/// [`Processes`]. It is implemented by these only.
 pub trait Workers: Sized + sealed::Sealed {
     #[doc(hidden)]
     type Body<T>;
@@ -45,7 +45,7 @@ pub trait Workers: Sized + sealed::Sealed {
     #[doc(hidden)]
     type Home;
     #[doc(hidden)]
-    fn call<T>(body: Self::Body<T>) -> T;
+    fn call<T>(body: Self::Body<T>) -> Result<T, JoinError>;
     #[doc(hidden)]
     fn call_back<T>(callback: Self::Callback<T>, job: &Job<T, Self>);
     /// Whether the caller is one of the workers of that executor.
@@ -59,6 +59,8 @@ mod sealed {
     pub trait Sealed {}
     impl Sealed for super::Threads {}
     impl Sealed for super::Greenlets {}
+    #[cfg(feature = "process")]
+    impl Sealed for super::Processes {}
 }
 
 /// Jobs that are done by OS threads: their handles go from thread to thread.
@@ -69,14 +71,19 @@ pub enum Threads {}
 #[derive(Clone, Copy, Debug)]
 pub enum Greenlets {}
 
+/// Jobs that are done by worker processes: their handles go from thread to thread.
+#[cfg(feature = "process")]
+#[derive(Clone, Copy, Debug)]
+pub enum Processes {}
+
 impl Workers for Threads {
     type Body<T> = Box<dyn FnOnce() -> T + Send>;
     type Callback<T> = Box<dyn FnOnce(&Job<T, Threads>) + Send>;
     type Home = threads::Home;
     const LOCAL: bool = false;
 
-    fn call<T>(body: Self::Body<T>) -> T {
-        body()
+    fn call<T>(body: Self::Body<T>) -> Result<T, JoinError> {
+        Ok(body())
     }
 
     fn call_back<T>(callback: Self::Callback<T>, job: &Job<T, Threads>) {
@@ -94,8 +101,8 @@ impl Workers for Greenlets {
     type Home = greenlets::Home;
     const LOCAL: bool = true;
 
-    fn call<T>(body: Self::Body<T>) -> T {
-        body()
+    fn call<T>(body: Self::Body<T>) -> Result<T, JoinError> {
+        Ok(body())
     }
 
     fn call_back<T>(callback: Self::Callback<T>, job: &Job<T, Greenlets>) {
@@ -103,6 +110,27 @@ impl Workers for Greenlets {
     }
 
     fn is_worker_of(home: &greenlets::Home) -> bool {
+        home.is_mine()
+    }
+}
+
+#[cfg(feature = "process")]
+impl Workers for Processes {
+    /// What a thread of ours does: it has a process do the job.
+    type Body<T> = Box<dyn FnOnce() -> Result<T, JoinError> + Send>;
+    type Callback<T> = Box<dyn FnOnce(&Job<T, Processes>) + Send>;
+    type Home = threads::Home;
+    const LOCAL: bool = false;
+
+    fn call<T>(body: Self::Body<T>) -> Result<T, JoinError> {
+        body()
+    }
+
+    fn call_back<T>(callback: Self::Callback<T>, job: &Job<T, Processes>) {
+        callback(job);
+    }
+
+    fn is_worker_of(home: &threads::Home) -> bool {
         home.is_mine()
     }
 }
@@ -131,6 +159,10 @@ pub struct Job<T, W: Workers = Threads> {
 
 /// The handle of a job that a greenlet of this thread does.
 pub type LocalJob<T> = Job<T, Greenlets>;
+
+/// The handle of a job that a worker process does.
+#[cfg(feature = "process")]
+pub type ProcessJob<T> = Job<T, Processes>;
 
 /// What the handle, the queue and the worker share.
 pub(super) struct Core<T, W: Workers> {
@@ -254,7 +286,7 @@ impl<T, W: Workers> Runnable for Core<T, W> {
             }
         };
         let (result, interrupt) = match hub::catch(|| W::call(body)) {
-            Ok(value) => (Ok(value), None),
+            Ok(result) => (result, None),
             Err(payload) if hub::is_interrupt(&payload) => (Err(JoinError::Killed), Some(payload)),
             Err(payload) => (Err(JoinError::Panicked(payload)), None),
         };
@@ -526,6 +558,17 @@ impl<T: 'static> Job<T, Greenlets> {
     /// finished it, after those who wait were woken; on the caller, before this
     /// returns, if the job is over already. Otherwise as for jobs of threads.
     pub fn add_done_callback(&self, callback: impl FnOnce(&LocalJob<T>) + 'static) {
+        self.add_callback(Box::new(callback));
+    }
+}
+
+#[cfg(feature = "process")]
+impl<T: 'static> Job<T, Processes> {
+    /// Has `callback` called with the finished job: once, on the thread of this
+    /// process that looks after the worker, after those who wait were woken; on the
+    /// caller, before this returns, if the job is over already. Otherwise as for
+    /// jobs of threads.
+    pub fn add_done_callback(&self, callback: impl FnOnce(&ProcessJob<T>) + Send + 'static) {
         self.add_callback(Box::new(callback));
     }
 }

@@ -9,8 +9,9 @@
 //! |---|---|---|
 //! | [`ThreadPoolExecutor`] | OS threads: what blocks, or computes | `Send` |
 //! | [`GreenletPoolExecutor`] | greenlets of this thread: what waits | anything |
+//! | `ProcessPoolExecutor` (feature `process`) | processes: what may crash | a function, and an argument that is serialised |
 //!
-//! Both have the same methods. Who waits for a job, with `result`, parks if it
+//! All have the same methods. Who waits for a job, with `result`, parks if it
 //! is a greenlet, and blocks if it is a plain thread; asking for the result right
 //! after `submit` makes a call synchronous again.
 //!
@@ -36,8 +37,14 @@
 
 mod greenlets;
 mod job;
+#[cfg(feature = "process")]
+mod processes;
 mod threads;
 
 pub use greenlets::GreenletPoolExecutor;
 pub use job::{Greenlets, Job, JobState, LocalJob, Results, Threads, Workers};
+#[cfg(feature = "process")]
+pub use job::{ProcessJob, Processes};
+#[cfg(feature = "process")]
+pub use processes::ProcessPoolExecutor;
 pub use threads::ThreadPoolExecutor;

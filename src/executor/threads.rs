@@ -4,14 +4,14 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-use super::job::{self, Job, Results, Runnable, Wakers};
+use super::job::{self, Job, Results, Runnable};
 use crate::error::{NoWorkers, SubmitError};
 use crate::hub::{self, Kind, Parker, Reason};
 use crate::sys::fork;
-use crate::sys::helpers::IdleGuard;
+use crate::sys::helpers::{Jobs, State};
 
 /// Runs jobs on OS threads of its own: what blocks, and what computes.
 ///
@@ -60,26 +60,26 @@ thread_local! {
     static WORKER_OF: Cell<u64> = const { Cell::new(0) };
 }
 
+/// A job in the queue.
 type Queued = Arc<dyn Runnable + Send + Sync>;
 
-struct Crew {
+/// The threads of an executor, and what they have to do.
+pub(super) struct Crew {
     number: u64,
+    /// What its threads are called, with a number.
+    name: &'static str,
     most: usize,
+    /// What each thread does last.
+    at_end: fn(),
     generation: u32,
-    state: Mutex<State>,
-    work: Condvar,
+    jobs: Jobs<Queued>,
+    end: Mutex<End>,
 }
 
-struct State {
-    queue: VecDeque<Queued>,
-    /// Threads that have not ended.
-    threads: usize,
-    /// Threads that wait for `work`.
-    sleeping: usize,
-    /// As many as there are sleeping threads without a job in sight: see
-    /// `offload`, whose threads are counted in the same way.
-    idle: Vec<IdleGuard>,
-    shut_down: bool,
+/// What is needed to wait for the end of all threads. Its lock may be taken while
+/// that of the jobs is held, and not the other way round.
+#[derive(Default)]
+struct End {
     handles: Vec<std::thread::JoinHandle<()>>,
     /// Who waits for the last thread to end, by the number of the wait.
     waiting: Vec<(u64, Waker)>,
@@ -108,25 +108,8 @@ impl ThreadPoolExecutor {
     }
 
     fn of(most: usize) -> ThreadPoolExecutor {
-        static NUMBER: AtomicU64 = AtomicU64::new(1);
-        fork::watch();
         ThreadPoolExecutor {
-            crew: Arc::new(Crew {
-                number: NUMBER.fetch_add(1, Ordering::Relaxed),
-                most,
-                generation: fork::generation(),
-                state: Mutex::new(State {
-                    queue: VecDeque::new(),
-                    threads: 0,
-                    sleeping: 0,
-                    idle: Vec::new(),
-                    shut_down: false,
-                    handles: Vec::new(),
-                    waiting: Vec::new(),
-                    waits: 0,
-                }),
-                work: Condvar::new(),
-            }),
+            crew: Crew::new("worker", most, || {}),
         }
     }
 
@@ -141,32 +124,13 @@ impl ThreadPoolExecutor {
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        let crew = &self.crew;
-        if crew.is_the_parents() {
-            return Err(SubmitError::Shutdown(f));
-        }
-        let mut state = crew.lock();
-        if state.shut_down {
-            drop(state);
-            return Err(SubmitError::Shutdown(f));
-        }
-        let somebody_sleeps = state.sleeping > state.queue.len();
-        if !somebody_sleeps && state.threads < crew.most {
-            if let Err(error) = crew.start_thread(&mut state) {
-                if state.threads == 0 {
-                    drop(state);
-                    return Err(SubmitError::NoWorker { job: f, error });
-                }
-            }
-        }
+        let place = match self.crew.reserve() {
+            Ok(place) => place,
+            Err(refusal) => return Err(refusal.of(f)),
+        };
         let body: Box<dyn FnOnce() -> T + Send> = Box::new(f);
-        let job: Job<T> = Job::new(body, Home(crew.number));
-        state.queue.push_back(job.core());
-        state.balance();
-        drop(state);
-        if somebody_sleeps {
-            crew.work.notify_one();
-        }
+        let job: Job<T> = Job::new(body, place.home());
+        place.take(job.core());
         Ok(job)
     }
 
@@ -206,27 +170,13 @@ impl ThreadPoolExecutor {
     /// It may be called again, from any thread. A job that calls it on its own
     /// executor does not wait, for it would wait for itself.
     pub fn shutdown(&self, wait: bool) {
-        let crew = &self.crew;
-        if crew.is_the_parents() {
-            return;
-        }
-        crew.lock().shut_down = true;
-        crew.work.notify_all();
-        if !wait || WORKER_OF.get() == crew.number {
-            return;
-        }
-        crew.wait_for_the_end();
-        let handles = std::mem::take(&mut crew.lock().handles);
-        for handle in handles {
-            // It has left its last function, and catches what jobs throw.
-            let _ = handle.join();
-        }
+        self.crew.shutdown(wait);
     }
 
     /// At most so many jobs run at a time.
     #[must_use]
     pub fn workers(&self) -> usize {
-        self.crew.most
+        self.crew.most()
     }
 }
 
@@ -251,32 +201,129 @@ impl fmt::Debug for ThreadPoolExecutor {
     }
 }
 
+/// Why there is no place for a job.
+pub(super) enum Refusal {
+    Shutdown,
+    NoWorker(std::io::Error),
+}
+
+impl Refusal {
+    pub(super) fn of<F>(self, job: F) -> SubmitError<F> {
+        match self {
+            Refusal::Shutdown => SubmitError::Shutdown(job),
+            Refusal::NoWorker(error) => SubmitError::NoWorker { job, error },
+        }
+    }
+}
+
+/// A place at the end of a crew's queue.
+pub(super) struct Place<'a> {
+    crew: &'a Crew,
+    state: MutexGuard<'a, State<Queued>>,
+}
+
+impl Place<'_> {
+    pub(super) fn home(&self) -> Home {
+        Home(self.crew.number)
+    }
+
+    pub(super) fn take(self, job: Queued) {
+        self.crew.jobs.put(self.state, job);
+    }
+}
+
 impl Crew {
+    pub(super) fn new(name: &'static str, most: usize, at_end: fn()) -> Arc<Crew> {
+        static NUMBER: AtomicU64 = AtomicU64::new(1);
+        fork::watch();
+        Arc::new(Crew {
+            number: NUMBER.fetch_add(1, Ordering::Relaxed),
+            name,
+            most,
+            at_end,
+            generation: fork::generation(),
+            jobs: Jobs::new(),
+            end: Mutex::default(),
+        })
+    }
+
+    pub(super) fn most(&self) -> usize {
+        self.most
+    }
+
+    /// Keeps a place for a job, and sees to it that there is somebody to do it.
+    pub(super) fn reserve(self: &Arc<Crew>) -> Result<Place<'_>, Refusal> {
+        if self.is_the_parents() {
+            return Err(Refusal::Shutdown);
+        }
+        let mut state = self.jobs.lock();
+        if state.is_closed() {
+            return Err(Refusal::Shutdown);
+        }
+        if !state.has_sleepers() && state.threads() < self.most {
+            if let Err(error) = self.start_thread(&mut state) {
+                if state.threads() == 0 {
+                    return Err(Refusal::NoWorker(error));
+                }
+            }
+        }
+        Ok(Place { crew: self, state })
+    }
+
+    /// See [`ThreadPoolExecutor::shutdown`].
+    pub(super) fn shutdown(&self, wait: bool) {
+        if self.is_the_parents() {
+            return;
+        }
+        self.jobs.close();
+        if !wait || WORKER_OF.get() == self.number {
+            return;
+        }
+        self.wait_for_the_end();
+        let handles = std::mem::take(&mut self.lock_end().handles);
+        for handle in handles {
+            // It has left its last function, and catches what jobs throw.
+            let _ = handle.join();
+        }
+    }
+
     /// Its lock may have been held by a thread that is not here.
     fn is_the_parents(&self) -> bool {
         self.generation != fork::generation()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock_end(&self) -> MutexGuard<'_, End> {
         // No user code runs while it is held.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn start_thread(self: &Arc<Crew>, state: &mut State) -> std::io::Result<()> {
+    fn start_thread(self: &Arc<Crew>, state: &mut State<Queued>) -> std::io::Result<()> {
         let crew = Arc::clone(self);
         let handle = std::thread::Builder::new()
-            .name(format!("worker-{}", state.threads))
+            .name(format!("{}-{}", self.name, state.threads()))
             .spawn(move || crew.work())?;
-        state.threads += 1;
-        state.handles.push(handle);
+        state.thread_starts();
+        self.lock_end().handles.push(handle);
         Ok(())
     }
 
     /// The life of a worker.
     fn work(&self) {
+        /// However the thread is left.
+        struct AtEnd(fn());
+        impl Drop for AtEnd {
+            fn drop(&mut self) {
+                (self.0)();
+            }
+        }
         WORKER_OF.set(self.number);
+        let _at_end = AtEnd(self.at_end);
         let mut to_tell = Vec::new();
-        while let Some(job) = self.next_job(to_tell) {
+        loop {
+            let tell = (!to_tell.is_empty()).then_some(move || job::wake(to_tell));
+            let Some(job) = self.jobs.next(tell, None) else {
+                break;
+            };
             let (wakers, interrupt) = job.run();
             drop(interrupt);
             // What the job spawned here and did not join has no turn after it.
@@ -290,45 +337,9 @@ impl Crew {
             }
             to_tell = wakers;
         }
-    }
-
-    /// Tells of the end of the last job and waits for the next; none if it is
-    /// time to end. The thread counts as idle before it tells, as in `offload`.
-    fn next_job(&self, mut to_tell: Wakers) -> Option<Queued> {
-        let mut state = self.lock();
-        loop {
-            if let Some(job) = state.queue.pop_front() {
-                state.balance();
-                drop(state);
-                job::wake(to_tell);
-                return Some(job);
-            }
-            if state.shut_down {
-                state.threads -= 1;
-                state.balance();
-                let waiting = match state.threads {
-                    0 => std::mem::take(&mut state.waiting),
-                    _ => Vec::new(),
-                };
-                drop(state);
-                job::wake(to_tell);
-                job::wake(waiting);
-                return None;
-            }
-            state.sleeping += 1;
-            state.balance();
-            if to_tell.is_empty() {
-                state = self
-                    .work
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner);
-            } else {
-                drop(state);
-                job::wake(std::mem::take(&mut to_tell));
-                state = self.lock();
-            }
-            // No `balance` here: if there is nothing to do, it stays idle.
-            state.sleeping -= 1;
+        if self.jobs.lock().threads() == 0 {
+            let waiting = std::mem::take(&mut self.lock_end().waiting);
+            job::wake(waiting);
         }
     }
 
@@ -336,14 +347,14 @@ impl Crew {
         let reason = Reason::new("waiting for an executor's threads");
         let parker = Parker::for_reason(reason, Kind::External);
         let number = {
-            let mut state = self.lock();
-            state.waits += 1;
-            let number = state.waits;
-            state.waiting.push((number, Waker::from(parker.unparker())));
+            let mut end = self.lock_end();
+            end.waits += 1;
+            let number = end.waits;
+            end.waiting.push((number, Waker::from(parker.unparker())));
             number
         };
         let _guard = Forget { crew: self, number };
-        while self.lock().threads > 0 {
+        while self.jobs.lock().threads() > 0 {
             parker.park();
         }
     }
@@ -358,18 +369,8 @@ struct Forget<'a> {
 impl Drop for Forget<'_> {
     fn drop(&mut self) {
         if !self.crew.is_the_parents() {
-            let mut state = self.crew.lock();
-            state.waiting.retain(|(number, _)| *number != self.number);
-        }
-    }
-}
-
-impl State {
-    fn balance(&mut self) {
-        let idle = self.sleeping.saturating_sub(self.queue.len());
-        self.idle.truncate(idle);
-        while self.idle.len() < idle {
-            self.idle.push(IdleGuard::new());
+            let mut end = self.crew.lock_end();
+            end.waiting.retain(|(number, _)| *number != self.number);
         }
     }
 }

@@ -90,11 +90,12 @@ where
 /// A task that is not in a block: the main greenlet's, which lives in its hub.
 pub(crate) fn main_task(id: u64) -> Task {
     fn never(_: TaskPtr) {
-        unreachable!("the main greenlet is neither started nor freed by its hub");
+        unreachable!("the main greenlet is neither started nor ended by its hub");
     }
     static VTABLE: VTable = VTable {
         run: never,
         destroy: never,
+        give_up: never,
     };
     let spec = Spec {
         id,
@@ -115,6 +116,11 @@ fn new_task(spec: Spec, vtable: &'static VTable) -> Task {
         done: Cell::new(false),
         unwinding: Cell::new(false),
         has_extra: Cell::new(false),
+        scoped: Cell::new(false),
+        refusals: Cell::new(0),
+        passing: Cell::new(0),
+        midway: Cell::new(false),
+        in_vain: Cell::default(),
         detached: Cell::new(false),
         token: Cell::new(0),
         waiter: Cell::new(std::ptr::null()),
@@ -143,6 +149,7 @@ where
     const VTABLE: VTable = VTable {
         run: Self::run,
         destroy: Self::destroy,
+        give_up: Self::give_up,
     };
 
     /// Runs on the greenlet's own stack, from its start to its end.
@@ -196,6 +203,16 @@ where
             task::drop_locals(task);
         }
         task::finish(task);
+    }
+
+    /// # Safety
+    /// `task` was made by `create::<F, T>`, its body has begun, and will never
+    /// be resumed.
+    unsafe fn give_up(task: TaskPtr) {
+        let typed = task.0.cast::<Typed<T>>().as_ptr();
+        // SAFETY: the block is alive, and only the body, which stands still for
+        // ever, would write the result.
+        unsafe { *(*typed).result.get() = Some(Err(Ended::Killed)) }
     }
 
     /// # Safety

@@ -21,7 +21,14 @@
 //! does not wait, and who comes after it has closed is of the new epoch, and
 //! stays: opening and closing it at once lets all those through who waited.
 
+#[cfg(not(feature = "loom"))]
 use std::sync::atomic::{AtomicBool, Ordering};
+
+// tests/loom compiles this file a second time.
+#[cfg(feature = "loom")]
+use crate::shim::lazy::AtomicBool;
+#[cfg(feature = "loom")]
+use loom::sync::atomic::Ordering;
 
 use super::monitor::{Guard, Guarded, Monitor, Wait, interrupted};
 use super::wait::{Answer, CARRY_ON, Node, Place, WaitQueue};

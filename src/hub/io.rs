@@ -7,17 +7,19 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::reactor::{self, Direction, Source};
+use super::reactor;
 use super::shared::HubShared;
-use super::wait::{Kind, Reason, Woken};
+use super::source::{Direction, NOBODY, Source};
+use super::wait::{Kind, Woken};
 use super::{Hub, interrupt};
 use crate::sys::clock;
+use crate::sys::pass::PassThrough;
 
 /// Operations that succeed at once before a greenlet makes room for others.
 pub(super) const BUDGET: u32 = 128;
 
 /// Tells one owner of a descriptor number from the next.
-static NEXT_OWNER: AtomicU64 = AtomicU64::new(1);
+static NEXT_OWNER: AtomicU64 = AtomicU64::new(NOBODY + 1);
 
 /// How long an operation may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,8 +70,17 @@ struct Hubs {
 
 impl Io {
     pub(crate) fn new() -> Io {
+        Io::of_owner(NEXT_OWNER.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The account of all descriptors that have none of their own.
+    pub(super) fn of_nobody() -> Io {
+        Io::of_owner(NOBODY)
+    }
+
+    fn of_owner(owner: u64) -> Io {
         Io {
-            owner: NEXT_OWNER.fetch_add(1, Ordering::Relaxed),
+            owner,
             hubs: Mutex::new(Hubs::default()),
             closed: AtomicBool::new(false),
         }
@@ -123,7 +134,12 @@ impl Io {
                 _ => true,
             };
             if worth_trying {
-                match operation() {
+                // Here is all the waiting there is to be.
+                let answer = {
+                    let _pass = PassThrough::enter();
+                    operation()
+                };
+                match answer {
                     Ok(answer) => {
                         if used_up(&answer) {
                             if let Some(source) = &source {
@@ -163,8 +179,9 @@ impl Io {
     }
 
     fn register(&self, hub: &Hub, fd: RawFd) -> io::Result<Rc<Source>> {
+        let _pass = PassThrough::enter();
         let source = hub.register_source(fd, self.owner)?;
-        self.hubs().add(hub.shared());
+        self.add(hub);
         // Whoever closes it makes the mark first and then goes through the
         // list, under the same lock: either they have seen this hub there, or
         // the mark is seen here.
@@ -173,6 +190,11 @@ impl Io {
             return Err(closed());
         }
         Ok(source)
+    }
+
+    /// From now on [`retire`](Io::retire) goes to this hub too.
+    pub(super) fn add(&self, hub: &Hub) {
+        self.hubs().add(hub.shared());
     }
 
     fn wait(
@@ -184,11 +206,7 @@ impl Io {
         deadline: Option<u64>,
     ) -> Woken {
         hub.io_budget.set(BUDGET);
-        let verb = match direction {
-            Direction::Read => "reading from descriptor",
-            Direction::Write => "writing to descriptor",
-        };
-        let reason = Reason::with(verb, fd as u64);
+        let reason = direction.reason(fd);
         source
             .side(direction)
             .waiters
@@ -205,6 +223,25 @@ impl Io {
         first
     }
 
+    /// This hub needs to be told no more: its thread ends.
+    pub(super) fn leave(&self, hub: &HubShared) {
+        let mut hubs = self.hubs();
+        if hubs
+            .first
+            .as_deref()
+            .is_some_and(|first| std::ptr::eq(first, hub))
+        {
+            hubs.first = hubs.others.pop();
+        } else {
+            hubs.others.retain(|other| !std::ptr::eq(&**other, hub));
+        }
+    }
+
+    pub(super) fn for_each_hub(&self, f: impl FnMut(&Arc<HubShared>)) {
+        let hubs = self.hubs();
+        hubs.first.iter().chain(&hubs.others).for_each(f);
+    }
+
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
     }
@@ -212,6 +249,7 @@ impl Io {
     /// Takes the descriptor out of every reactor that knows it, and wakes who
     /// waits there. To be called before its number can be used again.
     pub(crate) fn retire(&self, fd: impl AsRawFd) {
+        let _pass = PassThrough::enter();
         let fd = fd.as_raw_fd();
         let hubs = self.hubs();
         for shared in hubs.first.iter().chain(&hubs.others) {
@@ -254,15 +292,20 @@ impl Hub {
     /// A greenlet whose descriptors are always ready lets others run too.
     #[inline]
     fn spend_io_budget(&self) {
+        self.count_operation();
+        interrupt::check(self);
+    }
+
+    /// One operation more; the last of the budget ends the greenlet's turn.
+    #[inline]
+    pub(super) fn count_operation(&self) {
         let left = self.io_budget.get() - 1;
         self.io_budget.set(left);
         if left == 0 {
             self.io_budget.set(BUDGET);
             // So many system calls take longer than 61 ordinary turns.
             self.look_from_within();
-            self.yield_now();
-        } else {
-            interrupt::check(self);
+            self.suspend_runnable(self.current());
         }
     }
 }

@@ -26,14 +26,23 @@
 //! * Whoever's hub has ended, or stayed behind in a fork, is passed over.
 
 use std::cell::UnsafeCell;
+#[cfg(not(feature = "loom"))]
+use std::hint::spin_loop;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
+#[cfg(not(feature = "loom"))]
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+// tests/loom compiles this file a second time.
+#[cfg(feature = "loom")]
+use crate::shim::{lazy::AtomicU32, spin_loop};
+#[cfg(feature = "loom")]
+use loom::sync::atomic::Ordering;
+
 use super::wait::{Answer, Delivery, Node, Place, WaitQueue, Waiter};
 use super::{Hub, Kind, Reason, Woken, interrupt, report};
-use crate::sys::{clock, fork, os};
+use crate::sys::{clock, fork, os, pass};
 
 /// What a monitor guards.
 pub(crate) trait Guarded {
@@ -113,7 +122,7 @@ impl<S: Guarded, const N: usize> Monitor<S, N> {
             if seen == mine {
                 tries += 1;
                 match tries {
-                    0..SPINS => std::hint::spin_loop(),
+                    0..SPINS => spin_loop(),
                     SPINS..YIELDS => os::yield_thread(),
                     _ => clock::block_thread_for(NAP),
                 }
@@ -399,34 +408,38 @@ impl<S, const N: usize> Drop for Guard<'_, S, N> {
     }
 }
 
-/// Debug builds know whether this thread holds the lock of a monitor.
+/// Nothing parks as long as this thread holds the lock of a monitor; debug builds know
+/// whether it does.
 pub(super) mod held {
-    #[cfg(debug_assertions)]
+    // loom's threads are all on one OS thread.
+    #[cfg(all(debug_assertions, not(feature = "loom")))]
     thread_local! {
         static HELD: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
     }
 
     #[inline(always)]
     pub(super) fn enter() {
-        #[cfg(debug_assertions)]
+        super::pass::set_locked(true);
+        #[cfg(all(debug_assertions, not(feature = "loom")))]
         HELD.set(HELD.get() + 1);
     }
 
     #[inline(always)]
     pub(super) fn leave() {
-        #[cfg(debug_assertions)]
+        super::pass::set_locked(false);
+        #[cfg(all(debug_assertions, not(feature = "loom")))]
         HELD.set(HELD.get() - 1);
     }
 
     /// A greenlet is about to be left.
     #[inline(always)]
     pub(crate) fn check() {
-        #[cfg(debug_assertions)]
+        #[cfg(all(debug_assertions, not(feature = "loom")))]
         assert_eq!(HELD.get(), 0, "a switch with the lock of a monitor held");
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "loom")))]
 mod tests {
     use super::*;
 

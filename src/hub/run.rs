@@ -18,9 +18,10 @@ use super::slab::Key;
 use super::task::{self, State, TaskPtr};
 use super::wait::{Kind, Waiter};
 use super::{Hub, TimerTarget, interrupt, report};
-use crate::coroutine::Suspender;
+use crate::coroutine::{Fiber, Suspender};
 use crate::sys::clock;
 use crate::sys::panics::PanicCount;
+use crate::sys::pass::PassThrough;
 
 /// Turns between two looks at the clock. A prime, so that it does not fall
 /// into step with a program's own rounds.
@@ -29,6 +30,9 @@ pub(super) const TURNS_PER_LOOK: u32 = 61;
 const POLL_INTERVAL: u64 = 100_000;
 /// A hub that will sleep for longer than this (nanoseconds) is at leisure.
 const LEISURE: u64 = 1_000_000;
+/// A hub that another thread has just called sleeps for this long (nanoseconds)
+/// before it asks whether there still is one.
+const CONFIDENCE: u64 = 5_000_000;
 /// Stacks are looked through once in so many retired greenlets.
 const RETIRED_PER_TRIM: u32 = 1024;
 
@@ -137,6 +141,7 @@ impl Hub {
     /// this hub's greenlets could end it, there is no way on.
     fn block_thread(&self, task: TaskPtr) {
         while task.state.get() != State::Runnable {
+            let pass = PassThrough::enter();
             self.look_around();
             if task.state.get() == State::Runnable {
                 break;
@@ -150,6 +155,7 @@ impl Hub {
                 continue;
             }
             self.sleep_in_reactor(None);
+            drop(pass);
         }
         // It goes on now; others that became ready keep their order.
         self.queue.move_first(task);
@@ -186,6 +192,8 @@ impl Hub {
         if self.closing {
             return self.block_thread(self.main());
         }
+        // The main greenlet's turn is over.
+        self.count_turn();
         let mut next = first;
         loop {
             let Some(task) = next.or_else(|| self.queue.first()) else {
@@ -200,7 +208,7 @@ impl Hub {
                 match &mut *task.fiber.get() {
                     Some(fiber) => fiber.resume(),
                     None if task == self.main() => return self.keep_sentinel(),
-                    none => none.insert(self.fibers.take(task.stack_size)).resume(),
+                    none => none.insert(self.take_fiber(task)).resume(),
                 }
             };
             next = word.map(|next| TaskPtr(next.cast()));
@@ -211,6 +219,14 @@ impl Hub {
             }
             self.count_turn();
         }
+    }
+
+    /// A stack for a task that starts. Whatever that calls must not park here, on the
+    /// loop's own frame, an allocator with a lock for instance.
+    #[inline]
+    fn take_fiber(&self, task: TaskPtr) -> Fiber {
+        let _pass = PassThrough::enter();
+        self.fibers.take(task.stack_size)
     }
 
     /// Takes leave of a task whose body has ended.
@@ -233,9 +249,7 @@ impl Hub {
     /// One turn is over; looks around if it was the 61st.
     #[inline(always)]
     fn count_turn(&self) {
-        let left = self.ticks.get() - 1;
-        self.ticks.set(left);
-        if left == 0 {
+        if self.pulse.count_turn() == 0 {
             self.look_from_within();
         }
     }
@@ -244,7 +258,8 @@ impl Hub {
     #[cold]
     #[inline(never)]
     pub(super) fn look_from_within(&self) {
-        self.ticks.set(TURNS_PER_LOOK);
+        let _pass = PassThrough::enter();
+        self.pulse.begin_round();
         self.take_in_inbox();
         let now = clock::now_ns();
         self.coarse_now.set(now);
@@ -256,7 +271,7 @@ impl Hub {
     }
 
     /// Takes in what has happened, without sleeping.
-    fn look_around(&self) {
+    pub(super) fn look_around(&self) {
         self.take_in_inbox();
         let now = clock::now_ns();
         self.coarse_now.set(now);
@@ -267,6 +282,8 @@ impl Hub {
     #[cold]
     #[inline(never)]
     fn idle(&self) {
+        let _pass = PassThrough::enter();
+        let _idle = self.pulse.idle();
         self.look_around();
         if self.queue.first().is_some() {
             return;
@@ -276,16 +293,28 @@ impl Hub {
         let next = self.timers.borrow().next_deadline();
         let at_leisure = next.is_none_or(|next| next > now + LEISURE);
         let trim_again = self.fibers.trim(now, at_leisure);
-        if self.timers.borrow().len() == 0 && self.nobody_outside() {
-            // A thread that has ended meanwhile, or a helper that has become
-            // idle, may have woken somebody before it did.
-            self.take_in_inbox();
-            if self.queue.first().is_none() {
-                self.nothing_can_happen();
+        let mut ask_again = None;
+        if self.timers.borrow().len() == 0 {
+            if self.was_called() {
+                ask_again = Some(now + CONFIDENCE);
+            } else if self.nobody_outside() {
+                // A thread that has ended meanwhile, or a helper that has become
+                // idle, may have woken somebody before it did.
+                self.take_in_inbox();
+                if self.queue.first().is_none() {
+                    self.nothing_can_happen();
+                }
+                return;
             }
-            return;
         }
-        self.sleep_in_reactor(trim_again);
+        self.sleep_in_reactor([trim_again, ask_again].into_iter().flatten().min());
+    }
+
+    /// Whether another thread has called since the last time, and may be waited
+    /// for. To count the threads costs a system call, as much as the sleep itself,
+    /// and who is called often would pay it for every call.
+    fn was_called(&self) -> bool {
+        self.called.take() && self.external_waits.get() == 0 && self.shared_waits.get() > 0
     }
 
     /// Fires what is due, in the order of the deadlines.
@@ -314,6 +343,7 @@ impl Hub {
         if shared.inbox.is_empty_hint() {
             return;
         }
+        self.called.set(true);
         for message in shared.inbox.take() {
             self.notified(message.key, message.token);
         }

@@ -1,11 +1,14 @@
 //! The part of a hub that other threads may touch.
 
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::inbox::{Inbox, Message};
+use super::own::Bell;
+use super::reactor::Outlet;
 use crate::sys::fork;
+use crate::sys::pass::PassThrough;
 
 /// Lives as long as the last waiter or `Unparker` that may refer to it, which
 /// can be longer than the hub itself.
@@ -15,9 +18,13 @@ pub(crate) struct HubShared {
     /// epoll set, which it shares.
     fork: u32,
     closed: AtomicBool,
-    pub(crate) inbox: Inbox<mio::Waker>,
+    /// The thread waits by address, greenlets and all.
+    pub(super) blocked: AtomicBool,
+    /// So many greenlets have been woken by address, and have not gone on yet.
+    pub(super) woken: AtomicUsize,
+    pub(crate) inbox: Inbox<Bell>,
     /// For taking descriptors out of the reactor from another thread.
-    pub(crate) registry: OnceLock<mio::Registry>,
+    outlet: Mutex<Option<Outlet>>,
     /// Descriptors that other threads have closed, with their owners.
     retired: Mutex<Vec<(RawFd, u64)>>,
 }
@@ -31,8 +38,10 @@ impl HubShared {
             number,
             fork: fork::generation(),
             closed: AtomicBool::new(false),
+            blocked: AtomicBool::new(false),
+            woken: AtomicUsize::new(0),
             inbox: Inbox::new(),
-            registry: OnceLock::new(),
+            outlet: Mutex::new(None),
             retired: Mutex::new(Vec::new()),
         })
     }
@@ -50,6 +59,7 @@ impl HubShared {
     /// Hands a wake-up to the hub. Without effect once it is closed.
     pub(crate) fn push(&self, (key, token): (u64, u32)) {
         if !self.is_closed() {
+            let _pass = PassThrough::enter();
             self.inbox.push(Message { key, token });
         }
     }
@@ -57,6 +67,7 @@ impl HubShared {
     /// Leaves a note that a descriptor was closed. The hub finds it when it
     /// meets a message for a greenlet that does not exist.
     pub(crate) fn push_retired(&self, fd: RawFd, owner: u64) {
+        let _pass = PassThrough::enter();
         self.retired().push((fd, owner));
         self.push((NOBODY, 0));
     }
@@ -65,7 +76,17 @@ impl HubShared {
         std::mem::take(&mut *self.retired())
     }
 
-    fn retired(&self) -> std::sync::MutexGuard<'_, Vec<(RawFd, u64)>> {
+    pub(super) fn outlet(&self) -> MutexGuard<'_, Option<Outlet>> {
+        self.outlet.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the descriptor is one of those that the hub itself has.
+    pub(super) fn stands_on(&self, fd: RawFd) -> bool {
+        self.inbox.waker().is_some_and(|bell| bell.fd() == fd)
+            || matches!(&*self.outlet(), Some(outlet) if outlet.is_one_of(fd))
+    }
+
+    fn retired(&self) -> MutexGuard<'_, Vec<(RawFd, u64)>> {
         self.retired.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

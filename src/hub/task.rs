@@ -24,6 +24,7 @@ use std::panic::Location;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
+use super::address::InVain;
 use super::slab::Key;
 use super::switch::Head;
 use super::timers::TimerKey;
@@ -72,6 +73,9 @@ pub(crate) struct VTable {
     pub(crate) run: unsafe fn(TaskPtr),
     /// Destroys and frees the block. No reference to it may be left.
     pub(crate) destroy: unsafe fn(TaskPtr),
+    /// Stores that it was killed, as the result of a body that is given up in
+    /// the middle and never resumed.
+    pub(crate) give_up: unsafe fn(TaskPtr),
 }
 
 /// What few tasks have, kept apart so that the rest stay small.
@@ -91,6 +95,8 @@ pub(crate) struct Extra {
     pub(crate) wakers: Vec<std::task::Waker>,
     /// The timer that will start a delayed task.
     pub(crate) start_timer: Option<TimerKey>,
+    /// It asked that nobody mind how long its turns are, so many times over.
+    pub(crate) unwatched: u32,
     /// Set by the room that made the task, for its own use.
     pub(crate) tag: Option<Box<dyn std::any::Any>>,
 }
@@ -156,6 +162,13 @@ pub(crate) struct Task {
     pub(crate) detached: Cell<bool>,
     /// `extra` is there.
     pub(crate) has_extra: Cell<bool>,
+    /// A scope waits for its end, and for nothing less: see `Hub::abandon`.
+    pub(crate) scoped: Cell<bool>,
+    /// So many calls in a row have been answered with an error only because it
+    /// is to end, or to leave a `timeout`: see `quiet`.
+    pub(crate) refusals: Cell<u8>,
+    /// It asked that its blocking calls block the thread, so many times over.
+    pub(crate) passing: Cell<u32>,
     /// Counts this task's waits, so that a late wake-up is recognised.
     pub(crate) token: Cell<u32>,
     /// The wait in progress; null while it does not wait.
@@ -172,6 +185,11 @@ pub(crate) struct Task {
     pub(crate) ended: Cell<u64>,
     pub(crate) stack_size: StackSize,
     pub(crate) spawned_at: &'static Location<'static>,
+    /// It has been left where code that waits for a lock, or yields, gave the thread
+    /// away.
+    pub(super) midway: Cell<bool>,
+    /// How often it has come too late for what it waits for by address.
+    pub(super) in_vain: Cell<InVain>,
     /// Who waits for the end of this task.
     pub(crate) joiners: WaitQueue,
     pub(crate) extra: RefCell<Option<Box<Extra>>>,
@@ -192,6 +210,7 @@ impl Task {
     /// Clears bits of `interrupts`.
     pub(crate) fn clear_interrupt(&self, bits: u8) {
         self.interrupts.set(self.interrupts.get() & !bits);
+        self.refusals.set(0);
     }
 
     /// Whether this is its thread's main greenlet.

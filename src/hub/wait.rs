@@ -162,27 +162,15 @@ impl Waiter {
         self.token
     }
 
-    /// Ends the wait with an answer, from any thread. False if it had ended
-    /// already, or if its hub is gone: the answer is to be given to another.
+    /// Ends the wait with an answer, from any thread. Refused if it had ended
+    /// already, or if its hub is gone: the answer is to be given to another. A
+    /// message to another hub is left to be sent by the caller, who may have a
+    /// lock to let go of first.
     ///
     /// The caller keeps the waiter from leaving its frame until this returns:
     /// on the same hub nothing else runs meanwhile, and across threads the
     /// queue it is in stands under a lock that the waiter takes before it goes,
     /// unless it goes with an answer; from then on nobody here looks at it.
-    #[cfg(feature = "loom")]
-    pub(super) fn answer(&self, index: u32) -> bool {
-        match self.claim_answer(index) {
-            Answer::Refused => false,
-            Answer::Done => true,
-            Answer::ToSend(delivery) => {
-                delivery.send();
-                true
-            }
-        }
-    }
-
-    /// As `answer`, but a message to another hub is left to be sent by the
-    /// caller, who may have a lock to let go of first.
     #[inline]
     pub(super) fn claim_answer(&self, index: u32) -> Answer {
         if let Some(hub) = Hub::try_current() {
@@ -315,6 +303,12 @@ pub(super) struct Delivery {
 }
 
 impl Delivery {
+    /// The hub that it goes to.
+    #[cfg(not(feature = "loom"))]
+    pub(super) fn hub(&self) -> &HubShared {
+        &self.hub
+    }
+
     pub(super) fn send(self) {
         self.hub.push(self.address);
     }
@@ -328,12 +322,28 @@ pub(crate) fn pause(
     deadline: Option<u64>,
     publish: impl FnOnce(&Waiter),
 ) -> Woken {
+    or_throw(try_pause(reason, kind, deadline, true, publish))
+}
+
+/// As `pause`, and None where that would unwind.
+pub(super) fn try_pause(
+    reason: Reason,
+    kind: Kind,
+    deadline: Option<u64>,
+    interruptible: bool,
+    publish: impl FnOnce(&Waiter),
+) -> Option<Woken> {
     let hub = Hub::get();
-    let waiter = Waiter::new(hub, reason, kind, true);
+    let waiter = Waiter::new(hub, reason, kind, interruptible);
     publish(&waiter);
-    match waiter.park(hub, deadline) {
+    waiter.park(hub, deadline)
+}
+
+/// How a wait ended; unwinds if that was by an interrupt.
+pub(super) fn or_throw(ended: Option<Woken>) -> Woken {
+    match ended {
         Some(woken) => woken,
-        None => interrupt::throw(hub),
+        None => interrupt::throw(Hub::get()),
     }
 }
 
@@ -606,6 +616,19 @@ pub(crate) fn wait_any(
     kind: Kind,
     deadline: Option<u64>,
 ) -> Woken {
+    match park_any(places, reason, kind, deadline) {
+        Some(woken) => woken,
+        None => interrupt::throw(Hub::get()),
+    }
+}
+
+/// As `wait_any`, and None where that would unwind.
+pub(crate) fn park_any(
+    places: &[&dyn Place],
+    reason: Reason,
+    kind: Kind,
+    deadline: Option<u64>,
+) -> Option<Woken> {
     let hub = Hub::get();
     let waiter = Waiter::new(hub, reason, kind, true);
     let nodes: Vec<Node> = (0..places.len() as u32)
@@ -624,9 +647,8 @@ pub(crate) fn wait_any(
             if told != index {
                 places[index as usize].carry_on();
             }
-            Woken::Answered(index)
+            Some(Woken::Answered(index))
         }
-        Some(woken) => woken,
-        None => interrupt::throw(hub),
+        other => other,
     }
 }

@@ -50,6 +50,8 @@ pub use std::net::{
 };
 
 pub use self::lookup::ToSocketAddrs;
+#[cfg(feature = "process")]
+pub(crate) use self::tcp_listener::ReservedPort;
 pub use self::tcp_listener::{Incoming, IntoIncoming, TcpListener};
 pub use self::tcp_stream::TcpStream;
 pub use self::udp_socket::UdpSocket;

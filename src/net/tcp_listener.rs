@@ -67,6 +67,38 @@ impl TcpListener {
         })
     }
 
+    /// As [`bind`](TcpListener::bind), on a port that other listeners may have too,
+    /// also those of other processes of the same user: the kernel shares the
+    /// connections out among all that listen there by this (`SO_REUSEPORT`). It is
+    /// how several threads serve one port, each with a listener of its own.
+    ///
+    /// # Errors
+    /// As for [`bind`](TcpListener::bind);
+    /// [`AddrInUse`](io::ErrorKind::AddrInUse) if somebody listens there who does
+    /// not share.
+    ///
+    /// # Examples
+    /// ```
+    /// use greenlet::net::TcpListener;
+    ///
+    /// let one = TcpListener::bind_reuse_port("127.0.0.1:0")?;
+    /// let other = TcpListener::bind_reuse_port(one.local_addr()?)?;
+    /// assert_eq!(one.local_addr()?, other.local_addr()?);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn bind_reuse_port<A: ToSocketAddrs>(addr: A) -> io::Result<TcpListener> {
+        /// What std's listeners have.
+        const BACKLOG: u32 = 128;
+        first_success(addr, |address| {
+            let fd = sys::bound_to_shared(address)?;
+            sys::listen(fd.as_fd(), BACKLOG)?;
+            let inner = std::net::TcpListener::from(fd);
+            Ok(TcpListener {
+                socket: Socket::new(inner),
+            })
+        })
+    }
+
     /// Waits for a connection; returns it, and where it comes from.
     ///
     /// # Errors
@@ -248,3 +280,30 @@ impl Iterator for IntoIncoming {
 }
 
 impl FusedIterator for IntoIncoming {}
+
+/// A port that is bound, and not listened on: nobody else gets it, and those who
+/// [share it](TcpListener::bind_reuse_port) can come and go.
+#[cfg(feature = "process")]
+pub(crate) struct ReservedPort {
+    socket: std::net::TcpListener,
+    address: SocketAddr,
+}
+
+#[cfg(feature = "process")]
+impl ReservedPort {
+    /// # Errors
+    /// As for [`TcpListener::bind`].
+    pub(crate) fn new<A: ToSocketAddrs>(addr: A) -> io::Result<ReservedPort> {
+        first_success(addr, |address| {
+            // For its methods; nothing is accepted.
+            let socket = std::net::TcpListener::from(sys::bound_to_shared(address)?);
+            let address = socket.local_addr()?;
+            Ok(ReservedPort { socket, address })
+        })
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        let _is_bound = &self.socket;
+        self.address
+    }
+}

@@ -78,7 +78,7 @@ impl Request {
     }
 }
 
-fn offset_of(function: usize) -> Result<u64, SpawnError> {
+pub(super) fn offset_of(function: usize) -> Result<u64, SpawnError> {
     program()
         .offset_of(function)
         .ok_or_else(|| SpawnError::ForeignFunction {

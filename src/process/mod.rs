@@ -76,6 +76,7 @@ mod diagnose;
 mod entry;
 pub mod error;
 mod event;
+mod function;
 mod job;
 pub(crate) mod luggage;
 mod queue;
@@ -87,9 +88,7 @@ mod worker;
 
 pub use self::child::{Child, spawn};
 pub use self::event::Event;
+pub(crate) use self::function::Function;
+pub(crate) use self::job::Request;
 pub use self::queue::{Iter, Queue};
-#[allow(unused_imports, reason = "for the executor and the server")]
-pub(crate) use self::{
-    job::{Reply, Request},
-    worker::{Process, Worker},
-};
+pub(crate) use self::worker::{Process, Worker};

@@ -13,6 +13,8 @@
 //! its greenlet has been made: an acceptor that is stopped loses none.
 
 mod listener;
+#[cfg(feature = "process")]
+mod workers;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -23,6 +25,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 pub use self::listener::Listener;
+#[cfg(feature = "process")]
+pub use self::workers::{Workers, WorkersBuilder, workers};
 use crate::hub::{self, Hub, Kind, Reason, State, WaitQueue, Woken};
 use crate::net::{TcpListener, TcpStream, ToSocketAddrs, UnixListener, UnixStream};
 use crate::sys::{clock, fork, socket as sys};

@@ -22,17 +22,40 @@ impl Guarded for Permits {}
 /// What both semaphores are.
 struct Counter {
     monitor: Monitor<Permits, 2>,
+    /// There are never more.
+    bound: usize,
 }
 
 impl Counter {
-    const fn new(permits: usize) -> Counter {
+    const fn new(permits: usize, bound: usize) -> Counter {
         Counter {
             monitor: Monitor::new(Permits(permits)),
+            bound,
         }
     }
 
     #[inline]
-    fn acquire(&self, deadline: Option<u64>) -> bool {
+    fn acquire(&self) -> Permit<'_> {
+        self.take(None);
+        Permit { counter: self }
+    }
+
+    #[inline]
+    fn try_acquire(&self) -> Option<Permit<'_>> {
+        let mut permits = self.monitor.lock();
+        let there = permits.0 > 0;
+        permits.0 -= usize::from(there);
+        there.then(|| Permit { counter: self })
+    }
+
+    fn acquire_timeout(&self, timeout: Duration) -> Option<Permit<'_>> {
+        let deadline = clock::deadline_after(timeout);
+        self.take(Some(deadline)).then(|| Permit { counter: self })
+    }
+
+    /// False: the time is up.
+    #[inline]
+    fn take(&self, deadline: Option<u64>) -> bool {
         let mut permits = self.monitor.lock();
         if permits.0 > 0 {
             permits.0 -= 1;
@@ -44,20 +67,12 @@ impl Counter {
             .is_answered()
     }
 
+    /// Gives a permit to the first who waits, or keeps it. False: they are all
+    /// there.
     #[inline]
-    fn try_acquire(&self) -> bool {
+    fn release(&self) -> bool {
         let mut permits = self.monitor.lock();
-        let there = permits.0 > 0;
-        permits.0 -= usize::from(there);
-        there
-    }
-
-    /// Gives a permit to the first who waits, or keeps it. False: there are
-    /// `bound` already.
-    #[inline]
-    fn release(&self, bound: usize) -> bool {
-        let mut permits = self.monitor.lock();
-        if permits.0 >= bound {
+        if permits.0 >= self.bound {
             return false;
         }
         if !permits.wake_one(TAKERS) {
@@ -116,7 +131,6 @@ pub struct Semaphore {
 #[must_use = "a permit that is dropped is given back at once"]
 pub struct Permit<'a> {
     counter: &'a Counter,
-    bound: usize,
 }
 
 impl Semaphore {
@@ -125,7 +139,7 @@ impl Semaphore {
     #[must_use]
     pub const fn new(permits: usize) -> Semaphore {
         Semaphore {
-            counter: Counter::new(permits),
+            counter: Counter::new(permits, usize::MAX),
         }
     }
 
@@ -135,14 +149,13 @@ impl Semaphore {
     /// With [`Deadlock`](crate::error::Deadlock) if nobody could ever release one.
     #[inline]
     pub fn acquire(&self) -> Permit<'_> {
-        self.counter.acquire(None);
-        self.permit()
+        self.counter.acquire()
     }
 
     /// Takes a permit if there is one.
     #[inline]
     pub fn try_acquire(&self) -> Option<Permit<'_>> {
-        self.counter.try_acquire().then(|| self.permit())
+        self.counter.try_acquire()
     }
 
     /// Takes a permit, and waits for at most `timeout`.
@@ -155,8 +168,7 @@ impl Semaphore {
     /// assert!(semaphore.acquire_timeout(Duration::from_millis(1)).is_none());
     /// ```
     pub fn acquire_timeout(&self, timeout: Duration) -> Option<Permit<'_>> {
-        let deadline = clock::deadline_after(timeout);
-        self.counter.acquire(Some(deadline)).then(|| self.permit())
+        self.counter.acquire_timeout(timeout)
     }
 
     /// Adds a permit, which goes to the first who waits.
@@ -171,7 +183,7 @@ impl Semaphore {
     #[inline]
     pub fn release(&self) {
         // With usize::MAX permits it makes no difference.
-        self.counter.release(usize::MAX);
+        self.counter.release();
     }
 
     /// How many permits there are now.
@@ -179,13 +191,6 @@ impl Semaphore {
     #[doc(alias = "locked")]
     pub fn available(&self) -> usize {
         self.counter.available()
-    }
-
-    fn permit(&self) -> Permit<'_> {
-        Permit {
-            counter: &self.counter,
-            bound: usize::MAX,
-        }
     }
 }
 
@@ -202,7 +207,6 @@ impl Semaphore {
 /// ```
 pub struct BoundedSemaphore {
     counter: Counter,
-    bound: usize,
 }
 
 impl BoundedSemaphore {
@@ -210,8 +214,7 @@ impl BoundedSemaphore {
     #[must_use]
     pub const fn new(permits: usize) -> BoundedSemaphore {
         BoundedSemaphore {
-            counter: Counter::new(permits),
-            bound: permits,
+            counter: Counter::new(permits, permits),
         }
     }
 
@@ -221,20 +224,18 @@ impl BoundedSemaphore {
     /// With [`Deadlock`](crate::error::Deadlock) if nobody could ever release one.
     #[inline]
     pub fn acquire(&self) -> Permit<'_> {
-        self.counter.acquire(None);
-        self.permit()
+        self.counter.acquire()
     }
 
     /// Takes a permit if there is one.
     #[inline]
     pub fn try_acquire(&self) -> Option<Permit<'_>> {
-        self.counter.try_acquire().then(|| self.permit())
+        self.counter.try_acquire()
     }
 
     /// Takes a permit, and waits for at most `timeout`.
     pub fn acquire_timeout(&self, timeout: Duration) -> Option<Permit<'_>> {
-        let deadline = clock::deadline_after(timeout);
-        self.counter.acquire(Some(deadline)).then(|| self.permit())
+        self.counter.acquire_timeout(timeout)
     }
 
     /// Gives back a permit that was taken and [forgotten](Permit::forget).
@@ -243,22 +244,17 @@ impl BoundedSemaphore {
     /// [`OverReleased`] if all permits are there; nothing has changed then.
     #[inline]
     pub fn release(&self) -> Result<(), OverReleased> {
-        match self.counter.release(self.bound) {
+        match self.counter.release() {
             true => Ok(()),
-            false => Err(OverReleased { bound: self.bound }),
+            false => Err(OverReleased {
+                bound: self.counter.bound,
+            }),
         }
     }
 
     /// How many permits there are now.
     pub fn available(&self) -> usize {
         self.counter.available()
-    }
-
-    fn permit(&self) -> Permit<'_> {
-        Permit {
-            counter: &self.counter,
-            bound: self.bound,
-        }
     }
 }
 
@@ -273,7 +269,7 @@ impl Drop for Permit<'_> {
     #[inline]
     fn drop(&mut self) {
         // Refused where somebody has released more than was forgotten.
-        self.counter.release(self.bound);
+        self.counter.release();
     }
 }
 
@@ -309,7 +305,7 @@ impl fmt::Debug for BoundedSemaphore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BoundedSemaphore")
             .field("available", &self.available())
-            .field("bound", &self.bound)
+            .field("bound", &self.counter.bound)
             .finish()
     }
 }

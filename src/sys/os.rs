@@ -1,7 +1,7 @@
 //! The few raw system calls that must not go through libc's symbols.
 //!
-//! A program may define `read`, `write`, `close` and `syscall` itself, for all that is in it, ourselves included; a
-//! later part of this crate will. What the crate says on standard error, and what it reads from `/proc` to explain
+//! A program may define `read`, `write`, `close` and `syscall` itself, for all that is in it, ourselves included; the
+//! room `monkey` does. What the crate says on standard error, and what it reads from `/proc` to explain
 //! a limit, happens on the hub's own stack or inside a signal handler, where nothing may park: so these few calls
 //! enter the kernel directly.
 
@@ -15,11 +15,23 @@ pub(crate) type Errno = i32;
 ///
 /// # Safety
 ///
+/// As for [`syscall6`].
+#[inline]
+pub(crate) unsafe fn syscall(nr: c_long, args: [usize; 4]) -> Result<usize, Errno> {
+    let [a, b, c, d] = args;
+    // SAFETY: the caller's promise.
+    unsafe { syscall6(nr, [a, b, c, d, 0, 0]) }
+}
+
+/// One system call with up to six arguments, which is as many as there can be.
+///
+/// # Safety
+///
 /// The arguments must be what the kernel documents for call number `nr`; a pointer among them must be good for
 /// what the call does with it (or the call must answer `EFAULT` for it).
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
-#[inline]
-pub(crate) unsafe fn syscall(nr: c_long, args: [usize; 4]) -> Result<usize, Errno> {
+#[inline(always)]
+pub(crate) unsafe fn syscall6(nr: c_long, args: [usize; 6]) -> Result<usize, Errno> {
     let answer: isize;
     // SAFETY: the kernel keeps every register but rax, rcx and r11; the rest is the caller's promise.
     unsafe {
@@ -30,6 +42,8 @@ pub(crate) unsafe fn syscall(nr: c_long, args: [usize; 4]) -> Result<usize, Errn
             in("rsi") args[1],
             in("rdx") args[2],
             in("r10") args[3],
+            in("r8") args[4],
+            in("r9") args[5],
             lateout("rcx") _,
             lateout("r11") _,
             options(nostack),
@@ -38,14 +52,14 @@ pub(crate) unsafe fn syscall(nr: c_long, args: [usize; 4]) -> Result<usize, Errn
     decode(answer)
 }
 
-/// One system call with up to four arguments.
+/// One system call with up to six arguments, which is as many as there can be.
 ///
 /// # Safety
 ///
 /// As on x86-64: the arguments must be what the kernel documents for call number `nr`.
 #[cfg(all(target_os = "linux", target_arch = "aarch64"))]
-#[inline]
-pub(crate) unsafe fn syscall(nr: c_long, args: [usize; 4]) -> Result<usize, Errno> {
+#[inline(always)]
+pub(crate) unsafe fn syscall6(nr: c_long, args: [usize; 6]) -> Result<usize, Errno> {
     let answer: isize;
     // SAFETY: the kernel keeps every register but x0; the rest is the caller's promise.
     unsafe {
@@ -56,13 +70,15 @@ pub(crate) unsafe fn syscall(nr: c_long, args: [usize; 4]) -> Result<usize, Errn
             in("x1") args[1],
             in("x2") args[2],
             in("x3") args[3],
+            in("x4") args[4],
+            in("x5") args[5],
             options(nostack),
         );
     }
     decode(answer)
 }
 
-/// One system call with up to four arguments, by way of libc where we have no assembly of our own.
+/// One system call with up to six arguments, by way of libc where we have no assembly of our own.
 ///
 /// # Safety
 ///
@@ -71,9 +87,10 @@ pub(crate) unsafe fn syscall(nr: c_long, args: [usize; 4]) -> Result<usize, Errn
     target_os = "linux",
     any(target_arch = "x86_64", target_arch = "aarch64")
 )))]
-pub(crate) unsafe fn syscall(nr: c_long, args: [usize; 4]) -> Result<usize, Errno> {
+pub(crate) unsafe fn syscall6(nr: c_long, args: [usize; 6]) -> Result<usize, Errno> {
+    let [a, b, c, d, e, f] = args;
     // SAFETY: the caller's promise.
-    let answer = unsafe { libc::syscall(nr, args[0], args[1], args[2], args[3]) };
+    let answer = unsafe { libc::syscall(nr, a, b, c, d, e, f) };
     if answer == -1 {
         Err(last_errno())
     } else {
@@ -96,6 +113,20 @@ pub(crate) fn last_errno() -> Errno {
     std::io::Error::last_os_error()
         .raw_os_error()
         .unwrap_or(libc::EIO)
+}
+
+/// The calling thread's errno.
+#[inline]
+pub(crate) fn errno() -> Errno {
+    // SAFETY: errno's address is valid on every thread, at any time.
+    unsafe { *libc::__errno_location() }
+}
+
+/// Sets the calling thread's errno.
+#[inline]
+pub(crate) fn set_errno(value: Errno) {
+    // SAFETY: as above.
+    unsafe { *libc::__errno_location() = value }
 }
 
 /// Writes all of `bytes` to standard error. Async-signal-safe, never parks, takes no lock; what cannot be
@@ -273,6 +304,12 @@ pub(crate) fn has_more_threads_than(threads: usize) -> bool {
 pub(crate) fn yield_thread() {
     // SAFETY: sched_yield has no arguments, and no preconditions.
     let _ = unsafe { syscall(libc::SYS_sched_yield, [0; 4]) };
+}
+
+/// The number of this process, which libc may have had to look up for another.
+pub(crate) fn process_id() -> u32 {
+    // SAFETY: getpid has no arguments, and never fails.
+    unsafe { syscall(libc::SYS_getpid, [0; 4]) }.map_or(0, |id| id as u32)
 }
 
 /// Ends the process at once; async-signal-safe.

@@ -164,6 +164,33 @@ pub(crate) fn stream(family: c_int) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// A stream socket as `stream` gives it, bound to an address whose port others may
+/// be bound to in the same way.
+pub(crate) fn bound_to_shared(address: &SocketAddr) -> io::Result<OwnedFd> {
+    let family = match address {
+        SocketAddr::V4(_) => libc::AF_INET,
+        SocketAddr::V6(_) => libc::AF_INET6,
+    };
+    let socket = stream(family)?;
+    for option in [libc::SO_REUSEADDR, libc::SO_REUSEPORT] {
+        let on: c_int = 1;
+        // SAFETY: the kernel reads one int.
+        check(unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                option,
+                (&raw const on).cast(),
+                size_of::<c_int>() as socklen_t,
+            )
+        })?;
+    }
+    let raw = RawAddress::from(address);
+    // SAFETY: the kernel reads `len` bytes, which are all initialised.
+    check(unsafe { libc::bind(socket.as_raw_fd(), raw.bytes.as_ptr().cast(), raw.len) })?;
+    Ok(socket)
+}
+
 /// Starts to connect, or asks how far that has come: to be called again until
 /// it answers something else than EINPROGRESS or EALREADY.
 pub(crate) fn connect(fd: BorrowedFd<'_>, address: &RawAddress) -> io::Result<()> {

@@ -99,16 +99,13 @@ impl Group {
     /// With [`Deadlock`] if that can never be; at once if the caller is a member
     /// itself.
     pub fn join(&self) {
-        if self.members.join(None).is_err() {
-            hub::panic_deadlock();
-        }
+        self.members.join();
     }
 
     /// As [`join`](Group::join), for at most `timeout`; whether the group has
     /// become empty. Zero lets whoever is runnable have one turn first.
     pub fn join_timeout(&self, timeout: Duration) -> bool {
-        let deadline = Some(clock::deadline_after(timeout));
-        self.members.join(deadline).unwrap_or(false)
+        self.members.join_timeout(timeout)
     }
 
     /// Asks all members to end, as [`JoinHandle::kill`] does, and returns at
@@ -280,8 +277,20 @@ impl Members {
         }
     }
 
+    /// Waits until it is empty. Panics with `Deadlock` if that can never be.
+    pub(super) fn join(&self) {
+        if self.join_until(None).is_err() {
+            hub::panic_deadlock();
+        }
+    }
+
+    pub(super) fn join_timeout(&self, timeout: Duration) -> bool {
+        let deadline = Some(clock::deadline_after(timeout));
+        self.join_until(deadline).unwrap_or(false)
+    }
+
     /// True: empty, or it was while this waited. False: time is up.
-    pub(super) fn join(&self, deadline: Option<u64>) -> Result<bool, Deadlock> {
+    fn join_until(&self, deadline: Option<u64>) -> Result<bool, Deadlock> {
         if self.len() == 0 {
             return Ok(true);
         }

@@ -292,16 +292,13 @@ impl Pool {
     /// With [`Deadlock`] if that can never be; at once if the caller is a member
     /// itself.
     pub fn join(&self) {
-        if self.members.join(None).is_err() {
-            hub::panic_deadlock();
-        }
+        self.members.join();
     }
 
     /// As [`join`](Pool::join), for at most `timeout`; whether the pool has
     /// become empty.
     pub fn join_timeout(&self, timeout: Duration) -> bool {
-        let deadline = Some(clock::deadline_after(timeout));
-        self.members.join(deadline).unwrap_or(false)
+        self.members.join_timeout(timeout)
     }
 
     /// Asks all members to end, and returns at once. The pool stays usable: who

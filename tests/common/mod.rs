@@ -10,6 +10,8 @@ use std::rc::Rc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+pub mod stress;
+
 /// How long a test may take before it counts as hanging.
 const LIMIT: Duration = Duration::from_secs(60);
 /// Set in a process that was started by `in_subprocess`.
@@ -276,6 +278,15 @@ pub fn flag() -> Rc<Cell<bool>> {
 /// tested then.
 pub fn panic_count_is_off() -> bool {
     std::env::var_os("GREENLET_PANIC_COUNT").is_some_and(|value| value == "off")
+}
+
+/// Spawns a greenlet that shares this with the caller.
+pub fn with<Q: 'static, R: 'static>(
+    shared: &Rc<Q>,
+    body: impl FnOnce(&Q) -> R + 'static,
+) -> greenlet::JoinHandle<R> {
+    let shared = Rc::clone(shared);
+    greenlet::spawn(move || body(&shared))
 }
 
 /// Keeps the panic hook from printing what a test throws on purpose.

@@ -6,11 +6,18 @@
 //! deadline meets it as soon as the hub would otherwise sleep, and loom finds
 //! every moment at which that can be.
 
+#[path = "../../../src/hub/gate.rs"]
+pub(crate) mod gate;
 #[path = "../../../src/hub/inbox.rs"]
 pub(crate) mod inbox;
 #[cfg(test)]
 #[path = "models.rs"]
 mod models;
+#[path = "../../../src/hub/monitor.rs"]
+pub(crate) mod monitor;
+#[cfg(test)]
+#[path = "monitor_models.rs"]
+mod monitor_models;
 #[path = "../../../src/hub/parker.rs"]
 pub(crate) mod parker;
 #[path = "../../../src/hub/wait.rs"]
@@ -22,9 +29,10 @@ use loom::sync::Arc;
 
 use self::shared::{Bell, HubShared};
 use self::task::{State, Task, TaskPtr};
-use self::wait::{Kind, Waiter};
+use self::wait::{Kind, Reason, Waiter, Woken};
 
 pub(crate) struct Hub {
+    number: u64,
     main: Box<Task>,
     shared: Arc<HubShared>,
     bell: Bell,
@@ -58,7 +66,10 @@ impl Hub {
         let bell = Bell::new();
         let shared = Arc::new(HubShared::new());
         shared.inbox.set_waker(bell.clone());
+        // Nobody asks more of a number than whether it is another one.
+        static NUMBER: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
         Box::new(Hub {
+            number: NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
             main: Box::new(Task::new()),
             shared,
             bell,
@@ -73,6 +84,10 @@ impl Hub {
     pub(crate) fn try_current() -> Option<&'static Hub> {
         // SAFETY: `with_hub` takes the pointer back before the hub ends.
         HUB.with(|hub| unsafe { hub.get().as_ref() })
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.number
     }
 
     pub(crate) fn current(&self) -> TaskPtr {

@@ -8,13 +8,12 @@ use loom::thread;
 use super::inbox::{Inbox, Message};
 use super::parker::Parker;
 use super::shared::Bell;
-use super::wait::{Kind, Reason, Waiter, Woken};
-use super::{Hub, with_hub};
+use super::with_hub;
 
 /// Runs a model through all interleavings with at most three preemptions: the
 /// larger models have no end without a bound, and bugs that need more than
 /// three are not known in practice. `LOOM_MAX_PREEMPTIONS` sets another one.
-fn check(model: impl Fn() + Send + Sync + 'static) {
+pub(super) fn check(model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(3));
     builder.check(model);
@@ -220,112 +219,5 @@ fn two_who_unpark_at_once_leave_at_most_one_permit_over() {
             parker.park_timeout(Duration::from_secs(1));
             assert!(!parker.park_timeout(Duration::from_secs(1)));
         });
-    });
-}
-
-/// A queue that threads share, as the synchronising types build it: a list of
-/// waiters under a lock that every waiter takes before it leaves its frame.
-struct Shared(Mutex<Inner>);
-
-struct Inner {
-    waiters: Vec<*const Waiter>,
-    permits: usize,
-}
-
-// SAFETY: the pointers are followed only under the lock, where those they
-// point to cannot go away.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    fn new() -> Arc<Shared> {
-        Arc::new(Shared(Mutex::new(Inner {
-            waiters: Vec::new(),
-            permits: 0,
-        })))
-    }
-
-    /// Whether a permit was handed over.
-    fn acquire(&self, deadline: Option<u64>) -> bool {
-        let hub = Hub::get();
-        let waiter = Waiter::new(hub, Reason::new("a permit"), Kind::Shared, true);
-        {
-            let mut inner = self.0.lock().unwrap();
-            if inner.permits > 0 {
-                inner.permits -= 1;
-                return true;
-            }
-            inner.waiters.push(&waiter);
-        }
-        let woken = waiter.park(hub, deadline);
-        let me: *const Waiter = &waiter;
-        self.0.lock().unwrap().waiters.retain(|&other| other != me);
-        woken == Some(Woken::Answered(3))
-    }
-
-    /// Hands a permit to the first who still waits.
-    fn release(&self) {
-        let mut inner = self.0.lock().unwrap();
-        while !inner.waiters.is_empty() {
-            let first = inner.waiters.remove(0);
-            // SAFETY: it was in the list, and the lock is held.
-            if unsafe { (*first).answer(3) } {
-                return;
-            }
-        }
-        inner.permits += 1;
-    }
-}
-
-#[test]
-fn an_answer_from_another_thread_arrives() {
-    check(|| {
-        let shared = Shared::new();
-        let other = thread::spawn({
-            let shared = Arc::clone(&shared);
-            move || shared.release()
-        });
-        assert!(with_hub(|| shared.acquire(None)));
-        other.join().unwrap();
-    });
-}
-
-#[test]
-fn an_answer_and_a_deadline_never_both_win_and_no_permit_is_lost() {
-    check(|| {
-        let shared = Shared::new();
-        let other = thread::spawn({
-            let shared = Arc::clone(&shared);
-            move || shared.release()
-        });
-        let got = with_hub(|| shared.acquire(Some(1_000)));
-        other.join().unwrap();
-        let left = shared.0.lock().unwrap().permits;
-        assert_eq!(usize::from(got) + left, 1);
-    });
-}
-
-#[test]
-fn an_answer_that_comes_too_late_for_the_first_goes_to_the_second() {
-    check(|| {
-        let shared = Shared::new();
-        let impatient = thread::spawn({
-            let shared = Arc::clone(&shared);
-            move || with_hub(|| shared.acquire(Some(1_000)))
-        });
-        let releaser = thread::spawn({
-            let shared = Arc::clone(&shared);
-            move || {
-                shared.release();
-                shared.release();
-            }
-        });
-        // Whatever becomes of the impatient one, there is a permit for this.
-        assert!(with_hub(|| shared.acquire(None)));
-        let got = impatient.join().unwrap();
-        releaser.join().unwrap();
-        let left = shared.0.lock().unwrap().permits;
-        assert_eq!(usize::from(got) + left, 1);
     });
 }

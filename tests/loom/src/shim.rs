@@ -1,6 +1,9 @@
 //! Primitives of std that loom has no counterpart for.
 
+use std::cell::RefCell;
+
 use loom::sync::atomic::Ordering;
+use loom::thread::{self, Thread};
 
 /// loom's `AtomicBool`, with a store that comes last for all threads.
 ///
@@ -59,6 +62,102 @@ impl<T> OnceLock<T> {
             self.value.get()
         } else {
             None
+        }
+    }
+}
+
+thread_local! {
+    /// Who spins on a lock. loom runs a model's threads on one OS thread.
+    static SPINNING: RefCell<Vec<Thread>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Blocks until something is stored: loom would let two who spin take turns for
+/// ever. Between the load that has made somebody spin and this, loom does not
+/// switch, so no store falls between them.
+pub(crate) fn spin_loop() {
+    SPINNING.with_borrow_mut(|spinning| spinning.push(thread::current()));
+    thread::park();
+}
+
+/// Atomics that a `const fn` can make, for `monitor.rs` and `gate.rs`.
+///
+/// loom's own are made when they are first touched. A model does that before it
+/// shares them, for the making is a write that others have to come after.
+pub(crate) mod lazy {
+    use std::sync::OnceLock;
+
+    use loom::sync::atomic::{self, Ordering};
+
+    use super::SPINNING;
+
+    /// A lock's word.
+    pub(crate) struct AtomicU32 {
+        first: u32,
+        atomic: OnceLock<atomic::AtomicU32>,
+    }
+
+    impl AtomicU32 {
+        pub(crate) const fn new(first: u32) -> AtomicU32 {
+            AtomicU32 {
+                first,
+                atomic: OnceLock::new(),
+            }
+        }
+
+        fn get(&self) -> &atomic::AtomicU32 {
+            self.atomic
+                .get_or_init(|| atomic::AtomicU32::new(self.first))
+        }
+
+        /// The latest value: who spins on an older one sees the latest in the end.
+        pub(crate) fn load(&self, order: Ordering) -> u32 {
+            self.get().fetch_add(0, order)
+        }
+
+        /// A swap, for the reason that [`super::AtomicBool`] gives.
+        pub(crate) fn store(&self, value: u32, order: Ordering) {
+            self.get().swap(value, order);
+            for spinning in SPINNING.take() {
+                spinning.unpark();
+            }
+        }
+
+        pub(crate) fn compare_exchange(
+            &self,
+            current: u32,
+            new: u32,
+            success: Ordering,
+            failure: Ordering,
+        ) -> Result<u32, u32> {
+            self.get().compare_exchange(current, new, success, failure)
+        }
+    }
+
+    /// A flag that is written under a lock.
+    pub(crate) struct AtomicBool {
+        first: bool,
+        atomic: OnceLock<atomic::AtomicBool>,
+    }
+
+    impl AtomicBool {
+        pub(crate) const fn new(first: bool) -> AtomicBool {
+            AtomicBool {
+                first,
+                atomic: OnceLock::new(),
+            }
+        }
+
+        fn get(&self) -> &atomic::AtomicBool {
+            self.atomic
+                .get_or_init(|| atomic::AtomicBool::new(self.first))
+        }
+
+        pub(crate) fn load(&self, order: Ordering) -> bool {
+            self.get().load(order)
+        }
+
+        pub(crate) fn store(&self, value: bool, order: Ordering) {
+            self.get().store(value, order);
         }
     }
 }
