@@ -2,8 +2,8 @@
 //! waits. G187, and the row about `to_socket_addrs` of HOOKS section 4.
 
 mod common;
-#[path = "common/interposed.rs"]
-mod interposed;
+#[path = "common/waiting.rs"]
+mod waiting;
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::mem::{self, MaybeUninit};
@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use common::{MS, in_subprocess_with};
 use greenlet::spawn;
-use interposed::{Ticker, errno, patched, set_errno};
 use libc::{addrinfo, hostent, sockaddr, socklen_t};
+use waiting::{Ticker, errno, patched, set_errno};
 
 type GetAddrInfo = unsafe extern "C" fn(
     *const c_char,
@@ -461,42 +461,39 @@ fn the_reentrant_ones_answer_what_libc_answers() {
         };
         for len in [8192, 0, 10] {
             // Of others libc says first that there is not enough room, and then nothing.
-            for name in if len > 10 { &NAMES[..] } else { &NAMES[..1] } {
+            let is_small = len <= 10;
+            for name in if is_small { &NAMES[..1] } else { &NAMES[..] } {
                 let name_at = name.as_ptr();
-                // SAFETY: strings with their ends, and live variables, here and below.
-                let [ours, real] = by_name.map(|call| {
-                    answer(
-                        &|e, b, l, f, h| unsafe { call(name_at, e, b, l, f, h) },
-                        len,
-                    )
+                let [ours, real] = by_name.map(|by_name| {
+                    let call: Call = &|entry, room, len, found, h_errno| {
+                        // SAFETY: a string with its end, and live variables.
+                        unsafe { by_name(name_at, entry, room, len, found, h_errno) }
+                    };
+                    answer(call, len)
                 });
                 assert_eq!(ours, real, "{name:?} {len}");
-                for family in [libc::AF_INET, libc::AF_INET6] {
-                    if len <= 10 && family == libc::AF_INET6 {
-                        continue;
-                    }
-                    // SAFETY: as above.
-                    let [ours, real] = by_name2.map(|call| {
-                        answer(
-                            &|e, b, l, f, h| unsafe { call(name_at, family, e, b, l, f, h) },
-                            len,
-                        )
+                let six = (!is_small).then_some(libc::AF_INET6);
+                for family in [Some(libc::AF_INET), six].into_iter().flatten() {
+                    let [ours, real] = by_name2.map(|by_name2| {
+                        let call: Call = &|entry, room, len, found, h_errno| {
+                            // SAFETY: as above.
+                            unsafe { by_name2(name_at, family, entry, room, len, found, h_errno) }
+                        };
+                        answer(call, len)
                     });
                     assert_eq!(ours, real, "{name:?} {family} {len}");
                 }
             }
-            for address in [[127u8, 0, 0, 1], [192, 0, 2, 1]] {
-                if len <= 10 && address[0] == 192 {
-                    continue;
-                }
+            let unknown = (!is_small).then_some([192, 0, 2, 1]);
+            for address in [Some([127u8, 0, 0, 1]), unknown].into_iter().flatten() {
                 let place = address.as_ptr().cast();
-                // SAFETY: as above.
-                let [ours, real] = by_address.map(|call| {
-                    let family = libc::AF_INET;
-                    answer(
-                        &|e, b, l, f, h| unsafe { call(place, 4, family, e, b, l, f, h) },
-                        len,
-                    )
+                let [ours, real] = by_address.map(|by_address| {
+                    let call: Call = &|entry, room, len, found, h_errno| {
+                        let family = libc::AF_INET;
+                        // SAFETY: four bytes, and live variables.
+                        unsafe { by_address(place, 4, family, entry, room, len, found, h_errno) }
+                    };
+                    answer(call, len)
                 });
                 assert_eq!(ours, real, "{address:?} {len}");
             }

@@ -2,8 +2,8 @@
 //! the rows of HOOKS section 4 about `Command`, and what fork, exec and abort do.
 
 mod common;
-#[path = "common/interposed.rs"]
-mod interposed;
+#[path = "common/waiting.rs"]
+mod waiting;
 
 use std::cell::Cell;
 use std::ffi::{CString, c_char, c_int};
@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use common::{MS, alone, fork, run_alone};
 use greenlet::spawn;
-use interposed::{Gate, Ticker, errno, outcome, patched, pipe, set_errno};
 use libc::{pid_t, rusage};
+use waiting::{Gate, Ticker, errno, outcome, patched, pipe, set_errno};
 
 unsafe extern "C" {
     fn wait3(status: *mut c_int, options: c_int, usage: *mut rusage) -> pid_t;
@@ -46,6 +46,7 @@ fn lasting() -> pid_t {
 fn short(code: i32) -> pid_t {
     // SAFETY: the child calls one function, which is safe after a fork.
     match unsafe { libc::fork() } {
+        // SAFETY: as above.
         0 => unsafe { libc::_exit(code) },
         child => child,
     }
@@ -172,10 +173,8 @@ fn pre_exec_runs_in_a_real_fork_where_calls_are_libcs() {
     assert_eq!(status.code(), Some(7));
     let mut text = [0; 8];
     // SAFETY: a live buffer.
-    assert_eq!(
-        unsafe { libc::read(reader, text.as_mut_ptr().cast(), 8) },
-        5
-    );
+    let read = unsafe { libc::read(reader, text.as_mut_ptr().cast(), 8) };
+    assert_eq!(read, 5);
     assert_eq!(&text[..5], b"child");
     // An error that it answers comes back through a socket.
     let mut command = shell("exit 0");
@@ -185,8 +184,8 @@ fn pre_exec_runs_in_a_real_fork_where_calls_are_libcs() {
         command.spawn().unwrap_err().raw_os_error(),
         Some(libc::EDOM)
     );
-    interposed::close(reader);
-    interposed::close(writer);
+    waiting::close(reader);
+    waiting::close(writer);
 }
 
 /// Every function that waits for one child, and for any.
@@ -282,7 +281,7 @@ fn each_function_waits_and_says_what_the_kernel_says() {
                     }
                     assert_eq!(libc::waitid(of, id, place, libc::WEXITED), -1, "{name}");
                     assert_eq!(errno(), libc::ECHILD, "{name}");
-                    interposed::close(pidfd);
+                    waiting::close(pidfd);
                 }
             }
         }
@@ -298,7 +297,7 @@ fn a_wait_for_any_takes_in_nobody_that_was_not_asked_for() {
             let ticker = Ticker::new();
             let gate = Gate::new();
             let mut in_a_group = shell(&gate.then("exit 4"));
-            let in_a_group = in_a_group.process_group(0).spawn().unwrap();
+            let mut in_a_group = in_a_group.process_group(0).spawn().unwrap();
             let group = in_a_group.id() as pid_t;
             let other = short(6);
             let opener = gate.open_after(&ticker);
@@ -306,6 +305,8 @@ fn a_wait_for_any_takes_in_nobody_that_was_not_asked_for() {
             // SAFETY: a live variable.
             let first = ticker.ticks_during(|| unsafe { libc::waitpid(-group, &mut status, 0) });
             assert_eq!((first, libc::WEXITSTATUS(status)), (group, 4));
+            let again = in_a_group.wait().unwrap_err();
+            assert_eq!(again.raw_os_error(), Some(libc::ECHILD));
             opener.join().unwrap();
             // It has most likely ended long before, and is still there for who asks.
             // SAFETY: as above.
@@ -432,7 +433,7 @@ fn a_pidfd_that_does_not_block_is_not_waited_for() {
         assert_eq!(outcome(answer), Err(libc::EAGAIN));
         send(child, libc::SIGKILL);
         assert_eq!(libc::waitpid(child, ptr::null_mut(), 0), child);
-        interposed::close(pidfd);
+        waiting::close(pidfd);
     }
 }
 
@@ -502,7 +503,7 @@ fn a_wait_whose_descriptor_is_closed_goes_on() {
         };
         let ours: Vec<c_int> = (3..100).filter(is_pidfd).collect();
         assert_eq!(ours.len(), 1);
-        interposed::close(ours[0]);
+        waiting::close(ours[0]);
         // Somebody else gets the number, and keeps it.
         let file = std::fs::File::open("/proc/self/stat").unwrap();
         assert_eq!(std::os::fd::AsRawFd::as_raw_fd(&file), ours[0]);
@@ -636,10 +637,8 @@ fn a_fork_with_parked_greenlets_leaves_them_with_the_parent() {
                 let grandchild = short(3);
                 let mut status = 0;
                 // SAFETY: a live variable.
-                assert_eq!(
-                    unsafe { libc::waitpid(grandchild, &mut status, 0) },
-                    grandchild
-                );
+                let reaped = unsafe { libc::waitpid(grandchild, &mut status, 0) };
+                assert_eq!(reaped, grandchild);
                 assert_eq!(shell("exit 4").status().unwrap().code(), Some(4));
                 assert_eq!(RAN.load(SeqCst), before);
                 libc::WEXITSTATUS(status)
@@ -670,7 +669,7 @@ fn abort_inside_an_interposed_call_ends_the_process() {
     let finished = run_alone(name, || {
         let _watchdog = patched();
         let (reader, writer) = pipe();
-        interposed::fill(writer);
+        waiting::fill(writer);
         let handler = abort as *const () as usize;
         // SAFETY: the handler may run at any time.
         unsafe { libc::signal(libc::SIGUSR1, handler) };
@@ -688,7 +687,7 @@ fn abort_inside_an_interposed_call_ends_the_process() {
             unsafe { libc::raise(libc::SIGUSR1) };
         });
         std::thread::sleep(Duration::from_secs(50));
-        interposed::close(reader);
+        waiting::close(reader);
     });
     if let Some(finished) = finished {
         finished.was_killed_by(libc::SIGABRT);

@@ -2,8 +2,8 @@
 //! installed is what the program is told. G185, HOOKS rule 10 of section 2.
 
 mod common;
-#[path = "common/interposed.rs"]
-mod interposed;
+#[path = "common/waiting.rs"]
+mod waiting;
 
 use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
@@ -11,8 +11,8 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering::SeqCst};
 
 use common::{MS, alone};
-use interposed::{CLibrary, Ticker, close, errno, fill, outcome, patched, pipe, set_errno};
 use libc::{sigaction as Action, sighandler_t};
+use waiting::{CLibrary, Ticker, close, errno, fill, outcome, patched, pipe, set_errno};
 
 unsafe extern "C" {
     fn bsd_signal(signal: c_int, handler: sighandler_t) -> sighandler_t;
@@ -176,10 +176,8 @@ fn a_handler_that_comes_while_its_greenlet_is_parked_lets_nobody_run() {
     let other = std::thread::spawn(move || {
         std::thread::sleep(10 * MS);
         // SAFETY: that thread waits for this one to end.
-        assert_eq!(
-            unsafe { libc::pthread_kill(this as libc::pthread_t, libc::SIGUSR2) },
-            0
-        );
+        let sent = unsafe { libc::pthread_kill(this as libc::pthread_t, libc::SIGUSR2) };
+        assert_eq!(sent, 0);
         empty_later(reader).join().unwrap();
     });
     // The main greenlet and the counter are parked, and the hub waits.
@@ -208,10 +206,8 @@ fn a_self_pipe_that_is_full_and_non_blocking_answers_eagain_in_a_handler() {
     let (reader, writer) = pipe();
     fill(writer);
     // SAFETY: the call takes no memory.
-    assert_eq!(
-        unsafe { libc::fcntl(writer, libc::F_SETFL, libc::O_NONBLOCK) },
-        0
-    );
+    let set = unsafe { libc::fcntl(writer, libc::F_SETFL, libc::O_NONBLOCK) };
+    assert_eq!(set, 0);
     NOTED.fd.store(writer, SeqCst);
     let signal = libc::SIGRTMIN() + 1;
     install(signal, address(handler), 0);
@@ -251,10 +247,8 @@ fn a_handler_that_sleeps_and_closes_lets_nobody_run() {
     raise(signal);
     assert_eq!(SLEPT.load(SeqCst), 0, "others ran inside the handler");
     // SAFETY: the call takes no memory.
-    assert_eq!(
-        outcome(unsafe { libc::fcntl(reader, libc::F_GETFD) }),
-        Err(libc::EBADF)
-    );
+    let closed = outcome(unsafe { libc::fcntl(reader, libc::F_GETFD) });
+    assert_eq!(closed, Err(libc::EBADF));
     counter.kill_wait();
     close(writer);
 }

@@ -44,6 +44,7 @@
 mod checked;
 mod connect;
 mod descriptor;
+mod disk;
 #[cfg(not(target_feature = "crt-static"))]
 mod dns;
 mod entry;
@@ -67,6 +68,7 @@ mod signal;
 mod sleep;
 mod slices;
 mod stream;
+mod transfer;
 
 pub use entry::Part;
 pub use patch::{Covered, Patch, coverage, is_patched, patch_all, unpatched};

@@ -23,6 +23,8 @@ static TABLES: &[&[Row]] = &[
     super::join::ROWS,
     super::signal::ROWS,
     super::process::ROWS,
+    super::disk::ROWS,
+    super::transfer::ROWS,
     #[cfg(not(target_feature = "crt-static"))]
     super::shell::ROWS,
     #[cfg(not(target_feature = "crt-static"))]

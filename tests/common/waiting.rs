@@ -124,18 +124,26 @@ impl Gate {
     pub fn child(&self, code: i32) -> libc::pid_t {
         // SAFETY: the child calls functions that are safe after a fork.
         match unsafe { libc::fork() } {
-            0 => unsafe {
-                libc::alarm(60);
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                while libc::access(self.0.as_ptr(), libc::F_OK) != 0 {
-                    libc::usleep(1000);
-                }
-                libc::_exit(code)
-            },
+            0 => self.pass(code),
             child => {
                 assert!(child > 0);
                 child
             }
+        }
+    }
+}
+
+impl Gate {
+    /// What a child does after a fork: it waits for the gate, and ends.
+    pub fn pass(&self, code: i32) -> ! {
+        // SAFETY: all of these are safe after a fork.
+        unsafe {
+            libc::alarm(60);
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            while libc::access(self.0.as_ptr(), libc::F_OK) != 0 {
+                libc::usleep(1000);
+            }
+            libc::_exit(code)
         }
     }
 }
@@ -160,10 +168,8 @@ pub fn outcome(answer: impl Into<i64>) -> Result<i64, c_int> {
 pub fn pipe() -> (c_int, c_int) {
     let mut ends = [0; 2];
     // SAFETY: an array of two.
-    assert_eq!(
-        unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) },
-        0
-    );
+    let made = unsafe { libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) };
+    assert_eq!(made, 0);
     (ends[0], ends[1])
 }
 
