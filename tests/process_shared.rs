@@ -289,6 +289,28 @@ fn what_cannot_be_an_item_is_given_back() {
     assert!(!refused.into_inner().is_set() && queue.is_empty());
 }
 
+#[test]
+fn a_queue_that_is_read_as_one_of_other_items_is_an_error() {
+    let _watchdog = watchdog();
+    struct Liar(Queue<u8>);
+    impl serde::Serialize for Liar {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            self.0.serialize(serializer)
+        }
+    }
+    impl<'de> serde::Deserialize<'de> for Liar {
+        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Liar, D::Error> {
+            Queue::<u64>::deserialize(deserializer)?;
+            Queue::bounded(1)
+                .map(Liar)
+                .map_err(serde::de::Error::custom)
+        }
+    }
+    let child = process::spawn(|_: Liar| (), Liar(Queue::bounded(1).unwrap())).unwrap();
+    let error = child.join().unwrap_err();
+    assert!(error.to_string().contains("items of this type"), "{error}");
+}
+
 /// The name of who made it, and a number.
 type Item = (u32, u32);
 
