@@ -106,9 +106,7 @@ pub(crate) use self::io::{Io, Patience};
 pub(crate) use self::monitor::{Guard, Guarded, Monitor, Ready, Wait, interrupted};
 pub(crate) use self::own::{is_own, own_within};
 pub use self::parker::{Parker, Unparker};
-#[cfg(feature = "monkey")]
-pub(crate) use self::quiet::Quiet;
-pub(crate) use self::quiet::{passes_through, passing, run_handler};
+pub(crate) use self::quiet::{Quiet, passes_through, passing, run_handler};
 pub use self::report::report;
 pub(crate) use self::report::{abort_blocked, no_other_threads, panic_deadlock};
 pub(crate) use self::run::may_switch;

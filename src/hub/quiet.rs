@@ -267,6 +267,22 @@ impl Hub {
     }
 }
 
+/// Marks a greenlet as left in the middle of something, until it is dropped.
+pub(super) struct Midway(TaskPtr);
+
+impl Midway {
+    pub(super) fn enter(task: TaskPtr) -> Midway {
+        task.midway.set(true);
+        Midway(task)
+    }
+}
+
+impl Drop for Midway {
+    fn drop(&mut self) {
+        self.0.midway.set(false);
+    }
+}
+
 /// Runs a signal handler, in which nothing parks. Async-signal-safe.
 #[inline(always)]
 pub(crate) fn run_handler(handler: impl FnOnce()) {
@@ -282,22 +298,6 @@ pub(crate) fn passes_through() -> bool {
 
 fn greenlet_here() -> usize {
     Hub::try_current().map_or(0, Hub::greenlet_here)
-}
-
-/// Marks a greenlet as left in the middle of something, until it is dropped.
-pub(super) struct Midway(TaskPtr);
-
-impl Midway {
-    pub(super) fn enter(task: TaskPtr) -> Midway {
-        task.midway.set(true);
-        Midway(task)
-    }
-}
-
-impl Drop for Midway {
-    fn drop(&mut self) {
-        self.0.midway.set(false);
-    }
 }
 
 /// Has blocking calls of the current greenlet block the thread while `f` runs.

@@ -207,8 +207,7 @@ impl Drop for Watched {
     fn drop(&mut self) {
         if self.ours {
             // SAFETY: it was opened above, and nobody else knows it.
-            let close = || unsafe { raw!(libc::SYS_close, self.fd) };
-            let _ = hubs::closing(self.fd, close);
+            let _ = hubs::closing(self.fd, || unsafe { raw!(libc::SYS_close, self.fd) });
         }
     }
 }
