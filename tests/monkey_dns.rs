@@ -2,8 +2,8 @@
 //! waits. G187, and the row about `to_socket_addrs` of HOOKS section 4.
 
 mod common;
-#[path = "common/waiting.rs"]
-mod waiting;
+#[path = "common/interposed.rs"]
+mod interposed;
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::mem::{self, MaybeUninit};
@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use common::{MS, in_subprocess_with};
 use greenlet::spawn;
+use interposed::{Ticker, errno, patched, set_errno};
 use libc::{addrinfo, hostent, sockaddr, socklen_t};
-use waiting::{Ticker, errno, patched, set_errno};
 
 type GetAddrInfo = unsafe extern "C" fn(
     *const c_char,

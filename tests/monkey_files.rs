@@ -2,8 +2,8 @@
 //! std and by libc's own functions: G183, and rows of HOOKS section 4.
 
 mod common;
-#[path = "common/waiting.rs"]
-mod waiting;
+#[path = "common/interposed.rs"]
+mod interposed;
 
 use std::cell::Cell;
 use std::ffi::c_int;
@@ -19,8 +19,8 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use common::{MS, alone, fork};
 use greenlet::spawn;
+use interposed::{Gate, Ticker, outcome, patched};
 use libc::{flock as Record, loff_t, off_t};
-use waiting::{Gate, Ticker, outcome, patched};
 
 /// A file with a name of its own, which is gone afterwards.
 struct Scratch {
@@ -73,7 +73,7 @@ impl Drop for Scratch {
 
 /// A pipe whose ends close themselves.
 fn pipe() -> (File, File) {
-    let (reader, writer) = waiting::pipe();
+    let (reader, writer) = interposed::pipe();
     // SAFETY: new descriptors, and nobody else's.
     unsafe { (File::from_raw_fd(reader), File::from_raw_fd(writer)) }
 }

@@ -2,8 +2,8 @@
 //! the rows of HOOKS section 4 about `Command`, and what fork, exec and abort do.
 
 mod common;
-#[path = "common/waiting.rs"]
-mod waiting;
+#[path = "common/interposed.rs"]
+mod interposed;
 
 use std::cell::Cell;
 use std::ffi::{CString, c_char, c_int};
@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use common::{MS, alone, fork, run_alone};
 use greenlet::spawn;
+use interposed::{Gate, Ticker, errno, outcome, patched, pipe, set_errno};
 use libc::{pid_t, rusage};
-use waiting::{Gate, Ticker, errno, outcome, patched, pipe, set_errno};
 
 unsafe extern "C" {
     fn wait3(status: *mut c_int, options: c_int, usage: *mut rusage) -> pid_t;
@@ -184,8 +184,8 @@ fn pre_exec_runs_in_a_real_fork_where_calls_are_libcs() {
         command.spawn().unwrap_err().raw_os_error(),
         Some(libc::EDOM)
     );
-    waiting::close(reader);
-    waiting::close(writer);
+    interposed::close(reader);
+    interposed::close(writer);
 }
 
 /// Every function that waits for one child, and for any.
@@ -281,7 +281,7 @@ fn each_function_waits_and_says_what_the_kernel_says() {
                     }
                     assert_eq!(libc::waitid(of, id, place, libc::WEXITED), -1, "{name}");
                     assert_eq!(errno(), libc::ECHILD, "{name}");
-                    waiting::close(pidfd);
+                    interposed::close(pidfd);
                 }
             }
         }
@@ -433,7 +433,7 @@ fn a_pidfd_that_does_not_block_is_not_waited_for() {
         assert_eq!(outcome(answer), Err(libc::EAGAIN));
         send(child, libc::SIGKILL);
         assert_eq!(libc::waitpid(child, ptr::null_mut(), 0), child);
-        waiting::close(pidfd);
+        interposed::close(pidfd);
     }
 }
 
@@ -503,7 +503,7 @@ fn a_wait_whose_descriptor_is_closed_goes_on() {
         };
         let ours: Vec<c_int> = (3..100).filter(is_pidfd).collect();
         assert_eq!(ours.len(), 1);
-        waiting::close(ours[0]);
+        interposed::close(ours[0]);
         // Somebody else gets the number, and keeps it.
         let file = std::fs::File::open("/proc/self/stat").unwrap();
         assert_eq!(std::os::fd::AsRawFd::as_raw_fd(&file), ours[0]);
@@ -669,7 +669,7 @@ fn abort_inside_an_interposed_call_ends_the_process() {
     let finished = run_alone(name, || {
         let _watchdog = patched();
         let (reader, writer) = pipe();
-        waiting::fill(writer);
+        interposed::fill(writer);
         let handler = abort as *const () as usize;
         // SAFETY: the handler may run at any time.
         unsafe { libc::signal(libc::SIGUSR1, handler) };
@@ -687,7 +687,7 @@ fn abort_inside_an_interposed_call_ends_the_process() {
             unsafe { libc::raise(libc::SIGUSR1) };
         });
         std::thread::sleep(Duration::from_secs(50));
-        waiting::close(reader);
+        interposed::close(reader);
     });
     if let Some(finished) = finished {
         finished.was_killed_by(libc::SIGABRT);
