@@ -427,6 +427,9 @@ impl Hub {
         if !shared.inbox.prepare_sleep() {
             return;
         }
+        if !shared.arrivals.is_empty() {
+            return shared.inbox.woke_up();
+        }
         if let Some(reactor) = self.reactor.borrow_mut().as_mut() {
             let timeout = deadline.and_then(|deadline| reactor.set_timer(deadline));
             reactor.poll(timeout);

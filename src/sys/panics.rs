@@ -31,9 +31,13 @@ impl PanicCount {
     /// `GREENLET_PANIC_COUNT=off` says that it cannot, to test what follows.
     pub(crate) fn get() -> Option<PanicCount> {
         static FOUND: OnceLock<Option<PanicCount>> = OnceLock::new();
+        if let Some(found) = FOUND.get() {
+            return *found;
+        }
+        // Whoever asks may be unwinding, and is not to be parked here; nor where it
+        // waits for another thread that looks for it.
+        let _pass = PassThrough::enter();
         *FOUND.get_or_init(|| {
-            // Whoever asks may be unwinding, and is not to be parked here.
-            let _pass = PassThrough::enter();
             let off = std::env::var_os("GREENLET_PANIC_COUNT").is_some_and(|value| value == "off");
             if off || cfg!(panic = "abort") {
                 return None;
