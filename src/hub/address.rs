@@ -38,14 +38,17 @@ mod lock;
 
 use std::cell::Cell;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering, fence};
 
 use self::lock::{Interrupted, Lock};
 use super::Hub;
 use super::quiet::Midway;
-use super::wait::{Answer, Delivery, Kind, Reason, Waiter, Woken};
+use super::shared::HubShared;
+use super::wait::{Answer, Kind, Reason, Waiter, Woken};
 use crate::sys::fork;
 use crate::sys::os::{self, Errno};
+use crate::sys::pass::PassThrough;
 
 /// How a wait has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,7 +159,7 @@ pub(crate) fn wait(
         // waiter after the claim.
         match woken {
             Some(Woken::Answered(_)) => {
-                hub.shared.borrow().woken.fetch_sub(1, Ordering::Relaxed);
+                hub.shared.borrow().went_on.fetch_add(1, Ordering::Relaxed);
                 if node.by_neighbour.get() {
                     task.in_vain.set(InVain {
                         address,
@@ -200,10 +203,7 @@ pub(crate) fn block(
     if !bucket.enter(&node, &still) {
         return Ok(Slept::Changed);
     }
-    let ended = {
-        let _blocked = Blocked::enter();
-        sleep(&word)
-    };
+    let ended = blocking(|| sleep(&word));
     // The lock also keeps the frame until who has set the word is done with it.
     if !bucket.leave(&node) {
         return Ok(Slept::Woken);
@@ -214,42 +214,29 @@ pub(crate) fn block(
     }
 }
 
-/// This thread, if it has a hub, is blocked until it is dropped.
-struct Blocked<'a>(Option<(&'a Hub, bool)>);
-
-impl Blocked<'_> {
-    fn enter() -> Blocked<'static> {
-        let hub = Hub::try_current();
-        // A signal handler may block a thread that is blocked.
-        Blocked(hub.map(|hub| {
-            (
-                hub,
-                hub.shared.borrow().blocked.swap(true, Ordering::SeqCst),
-            )
-        }))
-    }
-}
-
-impl Drop for Blocked<'_> {
-    fn drop(&mut self) {
-        if let Some((hub, before)) = self.0 {
-            hub.shared.borrow().blocked.store(before, Ordering::SeqCst);
-        }
-    }
-}
-
-/// To be called now and then by who blocks the thread of a hub.
+/// Runs `f`, which blocks the thread.
 ///
 /// Who lets go of a lock wakes one of those who wait, and relies on that one for the
 /// others. If it is a greenlet whose thread blocks, it cannot go on, and nobody else is
-/// woken, who might be the one that this thread waits for. So everybody is.
-///
-/// Whoever wakes such a greenlet of a thread that is blocked already wakes another one
-/// at once: see `Crowd::claim`.
-pub(crate) fn relieve(hub: &Hub) {
-    if hub.shared.borrow().woken.load(Ordering::SeqCst) != 0 {
+/// woken, who might be the one that this thread waits for. So whoever has been woken
+/// before, and has not gone on yet, has all the others woken now; and whoever wakes such
+/// a greenlet later on wakes another one with it: see `Crowd::claim`.
+pub(crate) fn blocking<R>(f: impl FnOnce() -> R) -> R {
+    let Some(hub) = Hub::try_current() else {
+        return f();
+    };
+    let shared = hub.shared();
+    // A signal handler may block a thread that is blocked.
+    let before = shared.blocked.swap(true, Ordering::SeqCst);
+    let woken = shared.woken.load(Ordering::SeqCst);
+    if woken != shared.went_on.load(Ordering::Relaxed)
+        && woken != shared.relieved.swap(woken, Ordering::Relaxed)
+    {
         wake_everybody();
     }
+    let answer = f();
+    shared.blocked.store(before, Ordering::SeqCst);
+    answer
 }
 
 /// Wakes up to `count` of those who wait for an address with a bit in common, in
@@ -268,8 +255,11 @@ pub(crate) fn wake(address: usize, bits: u32, count: usize) -> usize {
 
 /// As `wake` with everybody at every address: for whom we do not understand.
 pub(crate) fn wake_everybody() {
+    fence(Ordering::SeqCst);
     for bucket in &TABLE {
-        bucket.wake(None, usize::MAX);
+        if bucket.linked.load(Ordering::Relaxed) != 0 {
+            bucket.wake(None, usize::MAX);
+        }
     }
 }
 
@@ -451,7 +441,7 @@ const CROWD: usize = 16;
 
 /// Who has been claimed under a bucket's lock, and is told when it has been let go.
 struct Crowd {
-    deliveries: [Option<Delivery>; CROWD],
+    greenlets: [Option<(Arc<HubShared>, *const Node)>; CROWD],
     /// The words of threads, as numbers: a thread may have left its frame by now,
     /// and the kernel does not look at what is there either.
     words: [usize; CROWD],
@@ -463,7 +453,7 @@ struct Crowd {
 impl Crowd {
     fn new() -> Crowd {
         Crowd {
-            deliveries: [const { None }; CROWD],
+            greenlets: [const { None }; CROWD],
             words: [0; CROWD],
             claimed: 0,
             let_go_first: false,
@@ -481,8 +471,8 @@ impl Crowd {
         let mut useful = true;
         match node.sleeper {
             Sleeper::Greenlet(waiter) => {
-                // SAFETY: a greenlet leaves its frame after it has been claimed, or
-                // has taken its node out under the lock, which we hold.
+                // SAFETY: a greenlet leaves its frame after it has been claimed and
+                // told, or has taken its node out under the lock, which we hold.
                 match unsafe { (*waiter).claim_answer(0) } {
                     Answer::Refused => return false,
                     Answer::Done => {
@@ -494,10 +484,10 @@ impl Crowd {
                         }
                     }
                     Answer::ToSend(delivery) => {
-                        let hub = delivery.hub();
+                        let hub = delivery.into_hub();
                         hub.woken.fetch_add(1, Ordering::SeqCst);
                         useful = !hub.blocked.load(Ordering::SeqCst);
-                        self.deliveries[at] = Some(delivery);
+                        self.greenlets[at] = Some((hub, node));
                     }
                 }
             }
@@ -512,8 +502,10 @@ impl Crowd {
     }
 
     fn tell(self) {
-        for delivery in self.deliveries.into_iter().flatten() {
-            delivery.send();
+        for (hub, node) in self.greenlets.into_iter().flatten() {
+            hub.arrivals.push(node);
+            let _pass = PassThrough::enter();
+            hub.inbox.nudge();
         }
         for word in self.words.into_iter().filter(|word| *word != 0) {
             let wake = (libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG) as usize;
@@ -523,6 +515,61 @@ impl Crowd {
         if self.let_go_first {
             if let Some(hub) = Hub::parking() {
                 hub.yield_midway();
+            }
+        }
+    }
+}
+
+/// Greenlets of one hub that other threads have claimed: a list of their nodes, the
+/// last one first.
+///
+/// They do not go through the hub's inbox, which needs a lock and memory: whoever waits
+/// may be waiting for the lock of the allocator.
+pub(super) struct Arrivals(AtomicPtr<Node>);
+
+impl Arrivals {
+    pub(super) const fn new() -> Arrivals {
+        Arrivals(AtomicPtr::new(ptr::null_mut()))
+    }
+
+    /// Adds a node that has been unlinked and claimed.
+    fn push(&self, node: *const Node) {
+        let mut first = self.0.load(Ordering::Relaxed);
+        loop {
+            // SAFETY: the greenlet does not go on before it is taken from here.
+            unsafe { (*node).next.set(first) };
+            let order = (Ordering::SeqCst, Ordering::Relaxed);
+            match self
+                .0
+                .compare_exchange_weak(first, node.cast_mut(), order.0, order.1)
+            {
+                Ok(_) => return,
+                Err(now) => first = now,
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.load(Ordering::SeqCst).is_null()
+    }
+
+    /// Queues them all in their hub, in the order in which they came.
+    #[cold]
+    pub(super) fn take_in(&self, hub: &Hub) {
+        let mut last_first = self.0.swap(ptr::null_mut(), Ordering::SeqCst).cast_const();
+        let mut in_order = ptr::null();
+        // SAFETY: as above; they go on after we have gone.
+        while let Some(node) = unsafe { last_first.as_ref() } {
+            last_first = node.next.replace(in_order);
+            in_order = node;
+        }
+        // SAFETY: as above.
+        while let Some(node) = unsafe { in_order.as_ref() } {
+            in_order = node.next.get();
+            if let Sleeper::Greenlet(waiter) = node.sleeper {
+                // SAFETY: the waiter is in the same frame.
+                unsafe { (*waiter).notified(hub) };
             }
         }
     }

@@ -172,7 +172,8 @@ impl Patch {
                 return Err(PatchError::NotInterposed { symbol: row.name });
             }
         }
-        // To be known before a panic hook asks.
+        // To be known before a panic hook asks; and a thread is started to find it, which
+        // is not for the middle of whatever parks first.
         let _ = PanicCount::get();
         if self.parts & Part::Locks.bit() != 0 {
             super::futex::prepare();
