@@ -45,6 +45,7 @@
 //! | `parker` | `Parker` and `Unparker`, the public face of waiting |
 //! | `end` | threads that end, `shutdown`, and fork |
 //! | `report` | who waits on what, and the deadlock report |
+//! | `watch` | how other threads see whether a hub goes on |
 
 #[cfg_attr(
     not(feature = "monkey"),
@@ -76,6 +77,7 @@ mod task;
 mod timers;
 mod unwind;
 mod wait;
+pub(crate) mod watch;
 
 use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -90,6 +92,7 @@ use self::shared::HubShared;
 use self::slab::Slab;
 use self::timers::{TimerKey, Timers};
 use self::wait::Waiter;
+use self::watch::Pulse;
 use crate::coroutine::Fibers;
 use crate::error::SpawnError;
 use crate::sys::{clock, thread_end};
@@ -125,8 +128,9 @@ pub(crate) struct Hub {
     /// Whose turn it is.
     current: Cell<TaskPtr>,
     queue: RunQueue,
-    /// Turns until the loop looks at the clock, the inbox and the reactor.
-    ticks: Cell<u32>,
+    /// Counts the turns; also until the loop looks at the clock, the inbox and
+    /// the reactor.
+    pulse: Pulse,
     /// The time of the last look (nanoseconds), good enough for reports.
     coarse_now: Cell<u64>,
     /// When the reactor was last asked.
@@ -243,7 +247,7 @@ impl Hub {
         let hub = Hub {
             current: Cell::new(main_ptr),
             queue: RunQueue::new(),
-            ticks: Cell::new(run::TURNS_PER_LOOK),
+            pulse: Pulse::new(number),
             coarse_now: Cell::new(clock::now_ns()),
             polled_at: Cell::new(0),
             main,
@@ -388,6 +392,9 @@ impl Hub {
         task.key.set(self.tasks.borrow_mut().insert(task.ptr()));
         if let Some(name) = options.name {
             task.with_extra(|extra| extra.name = Some(name));
+        }
+        if !self.pulse.is_listed() {
+            watch::list(self);
         }
         Ok(handle)
     }

@@ -74,6 +74,9 @@ impl Hub {
         if std::thread::panicking() && PanicCount::in_hook() {
             return false;
         }
+        if self.is_interrupted() {
+            return true;
+        }
         // A timer may be that of a `timeout`, which is to end the call.
         let others = |tasks: usize, timers: usize| tasks > 1 || timers > 0;
         match (self.tasks.try_borrow(), self.timers.try_borrow()) {
@@ -82,12 +85,18 @@ impl Hub {
         }
     }
 
+    /// Whether the current greenlet is to end, or to leave a `timeout`.
+    #[inline(always)]
+    fn is_interrupted(&self) -> bool {
+        self.current().interrupts.get() & (KILL | TIMEOUT) != 0
+    }
+
     /// To be asked before a call does anything: the error that it has to answer
     /// instead, if the greenlet is to end or to leave a `timeout`. Others have
     /// had a turn then.
     #[inline]
     pub(crate) fn refusal(&self) -> Option<Errno> {
-        if self.current().interrupts.get() & (KILL | TIMEOUT) == 0 || std::thread::panicking() {
+        if !self.is_interrupted() || std::thread::panicking() {
             return None;
         }
         Some(self.refuse())
@@ -98,7 +107,7 @@ impl Hub {
     #[inline(always)]
     pub(crate) fn count_plain_operation(&self) -> bool {
         let left = self.io_budget.get() - 1;
-        if left == 0 || self.current().interrupts.get() & (KILL | TIMEOUT) != 0 {
+        if left == 0 || self.is_interrupted() {
             return false;
         }
         self.io_budget.set(left);

@@ -303,6 +303,12 @@ pub(super) struct Delivery {
 }
 
 impl Delivery {
+    /// The hub that it goes to.
+    #[cfg(not(feature = "loom"))]
+    pub(super) fn hub(&self) -> &HubShared {
+        &self.hub
+    }
+
     pub(super) fn send(self) {
         self.hub.push(self.address);
     }

@@ -31,6 +31,26 @@ pub(super) fn is_pipe(fd: RawFd) -> bool {
     file_type(fd) == Ok(libc::S_IFIFO)
 }
 
+/// Whether a descriptor is that of a terminal.
+pub(super) fn is_terminal(fd: RawFd) -> bool {
+    let mut mode = MaybeUninit::<libc::termios>::zeroed();
+    // SAFETY: the kernel writes a record that is shorter than libc's.
+    unsafe {
+        raw!(
+            libc::SYS_ioctl,
+            fd,
+            libc::TCGETS as usize,
+            mode.as_mut_ptr()
+        )
+    }
+    .is_ok()
+}
+
+/// Whether a descriptor is a socket.
+pub(super) fn is_socket(fd: RawFd) -> bool {
+    file_type(fd) == Ok(libc::S_IFSOCK)
+}
+
 /// What kind of file is behind a descriptor, as in a `stat`.
 pub(super) fn file_type(fd: RawFd) -> Result<libc::mode_t, Errno> {
     let mut stat = MaybeUninit::<libc::stat>::zeroed();
