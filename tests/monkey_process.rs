@@ -559,46 +559,52 @@ fn a_killed_system_and_pclose_are_finished_alone() {
     let _watchdog = patched();
     let _ticker = Ticker::new();
     let file = std::env::temp_dir().join(format!("system-{}", std::process::id()));
+    let says = |text: &[u8]| std::fs::read(&file).is_ok_and(|said| said == text);
+    let path = file.display();
     let gate = Gate::new();
-    let command = gate.then(&format!("echo done > {}\0", file.display()));
-    // SAFETY: strings with their ends, which the call does not outlive by itself.
+    let command = gate.then(&format!("echo done > {path}"));
+    let command = format!("echo begun > {path}; {command}\0");
+    // SAFETY: a string with its end, which the call does not outlive by itself.
     let killed = spawn(move || outcome(unsafe { system(command.as_ptr().cast()) }));
-    greenlet::sleep(10 * MS);
+    common::until(|| says(b"begun\n"));
     killed.kill();
     assert_eq!(killed.join().unwrap(), Err(libc::ECANCELED));
     gate.open();
-    common::until(|| std::fs::read(&file).is_ok_and(|text| text == b"done\n"));
-    std::fs::remove_file(&file).unwrap();
+    common::until(|| says(b"done\n"));
     let gate = Gate::new();
-    let command = format!("cat > {}; {}\0", file.display(), gate.then("exit 0"));
+    let command = format!("cat > {path}; {}\0", gate.then(&format!("rm {path}")));
     let killed = spawn(move || {
-        // SAFETY: as above.
+        // SAFETY: strings with their ends, and a stream that is closed once.
         unsafe {
             let stream = popen(command.as_ptr().cast(), c"w".as_ptr());
-            libc::fputs(c"done\n".as_ptr(), stream);
+            libc::fputs(c"piped\n".as_ptr(), stream);
             outcome(pclose(stream))
         }
     });
     greenlet::sleep(5 * MS);
     killed.kill();
     assert_eq!(killed.join().unwrap(), Err(libc::ECANCELED));
-    common::until(|| std::fs::read(&file).is_ok_and(|text| text == b"done\n"));
+    common::until(|| says(b"piped\n"));
     gate.open();
-    std::fs::remove_file(&file).unwrap();
+    common::until(|| !file.exists());
     // One that is to end before it begins still closes what it was given.
-    let (seen, command) = (file.clone(), format!("cat > {}\0", file.display()));
+    let command = format!("cat > {path}\0");
     let killed = spawn(move || {
-        let _ = std::panic::catch_unwind(|| greenlet::sleep(Duration::from_secs(60)));
         // SAFETY: as above.
         unsafe {
             let stream = popen(command.as_ptr().cast(), c"w".as_ptr());
             libc::fputs(c"late\n".as_ptr(), stream);
-            pclose(stream);
+            // Until it is killed.
+            std::thread::sleep(Duration::from_secs(60));
+            outcome(pclose(stream))
         }
     });
     greenlet::sleep(5 * MS);
     killed.kill();
-    common::until(|| std::fs::read(&seen).is_ok_and(|text| text == b"late\n"));
+    // It may also be closed before it is asked whether it waits.
+    let told = killed.join().unwrap();
+    assert!(told == Err(libc::ECANCELED) || told == Ok(0), "{told:?}");
+    common::until(|| says(b"late\n"));
     let _ = std::fs::remove_file(&file);
 }
 

@@ -112,12 +112,10 @@ impl Gate {
         ticker.after(move || gate.open())
     }
 
-    /// A shell's script that waits for it first.
+    /// A shell's script that waits for it first, though not for ever.
     pub fn then(&self, script: &str) -> String {
-        format!(
-            "while [ ! -e {} ]; do sleep 0.001; done; {script}",
-            self.path()
-        )
+        let is_shut = format!("[ ! -e {} ] && [ $n -lt 20000 ]", self.path());
+        format!("n=0; while {is_shut}; do n=$((n + 1)); sleep 0.001; done; {script}")
     }
 
     /// A child that waits for it and ends with this code, by a real fork.
