@@ -229,6 +229,10 @@ fn each_function_waits_and_says_what_the_kernel_says() {
             ]
         };
         for (name, wait) in &all {
+            // In a static program the second names are glibc's.
+            if cfg!(target_feature = "crt-static") && name.starts_with("__") {
+                continue;
+            }
             let gate = Gate::new();
             let (child, opener) = (gate.child(9), gate.open_after(&ticker));
             assert_eq!(ticker.ticks_during(|| wait(child)), child, "{name}");
