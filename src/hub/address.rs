@@ -144,7 +144,7 @@ pub(crate) fn wait(
     let saved = os::errno();
     let bucket = Bucket::of(address);
     let task = hub.current();
-    let in_vain = task.in_vain.take().so_far(address, hub.ticks.get());
+    let in_vain = task.in_vain.take().so_far(address, hub.pulse.left());
     let _midway = Midway::enter(task);
     let mut kind = sleep.kind;
     let slept = loop {
@@ -163,7 +163,7 @@ pub(crate) fn wait(
                 if node.by_neighbour.get() {
                     task.in_vain.set(InVain {
                         address,
-                        turn: hub.ticks.get(),
+                        turn: hub.pulse.left(),
                         times: in_vain.saturating_add(1),
                     });
                 }

@@ -32,8 +32,11 @@
 //! | `interrupt`, `unwind` | kill and timeout; every catch and throw |
 //! | `timers`, `reactor`, `inbox` | what wakes a hub: the clock, descriptors, other threads |
 //! | `switch` | explicit switches, and the values they carry |
+//! | `source` | what the reactor knows of one descriptor: who waits for what of it |
 //! | `io` | "try, else park until ready", for every descriptor |
 //! | `foreign` | the same for descriptors that nobody keeps an account of |
+//! | `numbers` | the sets of descriptor numbers that are asked at every `close` |
+//! | `own` | the hub's own descriptors, which others may close |
 //! | `quiet` | waits that end with an error where others unwind |
 //! | `monitor` | a state that several threads change and wait for: what `sync` stands on |
 //! | `exclusive` | a value that one greenlet at a time may change |
@@ -42,6 +45,7 @@
 //! | `parker` | `Parker` and `Unparker`, the public face of waiting |
 //! | `end` | threads that end, `shutdown`, and fork |
 //! | `report` | who waits on what, and the deadlock report |
+//! | `watch` | how other threads see whether a hub goes on |
 
 #[cfg_attr(
     not(feature = "monkey"),
@@ -57,6 +61,8 @@ mod inbox;
 mod interrupt;
 mod io;
 mod monitor;
+mod numbers;
+mod own;
 mod parker;
 mod quiet;
 mod reactor;
@@ -65,11 +71,13 @@ mod run;
 mod run_queue;
 mod shared;
 mod slab;
+mod source;
 mod switch;
 mod task;
 mod timers;
 mod unwind;
 mod wait;
+pub(crate) mod watch;
 
 use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -84,6 +92,7 @@ use self::shared::HubShared;
 use self::slab::Slab;
 use self::timers::{TimerKey, Timers};
 use self::wait::Waiter;
+use self::watch::Pulse;
 use crate::coroutine::Fibers;
 use crate::error::SpawnError;
 use crate::sys::{clock, thread_end};
@@ -91,17 +100,20 @@ use crate::sys::{clock, thread_end};
 pub(crate) use self::cell::{Ended, Handle};
 pub use self::end::shutdown;
 pub(crate) use self::exclusive::{Exclusive, Owned, park_releasing};
-pub(crate) use self::foreign::{Interest, closing, closing_range};
+pub(crate) use self::foreign::{
+    Ended as WatchEnded, Interest, all_look_again, closing, closing_range, replacing,
+};
 pub(crate) use self::gate::Gate;
 pub(crate) use self::interrupt::{TimeoutFrame, check_interrupts, kill, throw_kill};
 pub(crate) use self::io::{Io, Patience};
 pub(crate) use self::monitor::{Guard, Guarded, Monitor, Ready, Wait, interrupted};
+pub(crate) use self::own::{is_own, own_within};
 pub use self::parker::{Parker, Unparker};
-pub(crate) use self::quiet::{Quiet, passing};
-pub(crate) use self::reactor::Direction;
+pub(crate) use self::quiet::{Quiet, passes_through, passing, run_handler};
 pub use self::report::report;
 pub(crate) use self::report::{abort_blocked, no_other_threads, panic_deadlock};
 pub(crate) use self::run::may_switch;
+pub(crate) use self::source::{Direction, bits};
 pub(crate) use self::switch::{Anything, Arrival, Special, awaited_by};
 pub(crate) use self::task::{AtEnd, Link, Local, LocalValue, State, Task, TaskPtr, TaskRef};
 pub(crate) use self::unwind::{
@@ -116,8 +128,9 @@ pub(crate) struct Hub {
     /// Whose turn it is.
     current: Cell<TaskPtr>,
     queue: RunQueue,
-    /// Turns until the loop looks at the clock, the inbox and the reactor.
-    ticks: Cell<u32>,
+    /// Counts the turns; also until the loop looks at the clock, the inbox and
+    /// the reactor.
+    pulse: Pulse,
     /// The time of the last look (nanoseconds), good enough for reports.
     coarse_now: Cell<u64>,
     /// When the reactor was last asked.
@@ -140,8 +153,6 @@ pub(crate) struct Hub {
     external_waits: Cell<isize>,
     /// Another thread has called since it was last asked whether there is one.
     called: Cell<bool>,
-    /// It is among those that are told when a foreign descriptor is closed.
-    arms_foreign: Cell<bool>,
     /// I/O operations until a greenlet that never has to wait yields.
     io_budget: Cell<u32>,
     /// Retired greenlets since stacks were last looked through.
@@ -236,7 +247,7 @@ impl Hub {
         let hub = Hub {
             current: Cell::new(main_ptr),
             queue: RunQueue::new(),
-            ticks: Cell::new(run::TURNS_PER_LOOK),
+            pulse: Pulse::new(number),
             coarse_now: Cell::new(clock::now_ns()),
             polled_at: Cell::new(0),
             main,
@@ -252,7 +263,6 @@ impl Hub {
             shared_waits: Cell::new(0),
             called: Cell::new(false),
             external_waits: Cell::new(0),
-            arms_foreign: Cell::new(false),
             io_budget: Cell::new(io::BUDGET),
             retired: Cell::new(0),
             watched: Cell::new(false),
@@ -382,6 +392,9 @@ impl Hub {
         task.key.set(self.tasks.borrow_mut().insert(task.ptr()));
         if let Some(name) = options.name {
             task.with_extra(|extra| extra.name = Some(name));
+        }
+        if !self.pulse.is_listed() {
+            watch::list(self);
         }
         Ok(handle)
     }

@@ -2,10 +2,12 @@
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::address::Arrivals;
 use super::inbox::{Inbox, Message};
+use super::own::Bell;
+use super::reactor::Outlet;
 use crate::sys::fork;
 use crate::sys::pass::PassThrough;
 
@@ -25,11 +27,11 @@ pub(crate) struct HubShared {
     pub(super) went_on: AtomicUsize,
     /// What `woken` was when others were last woken in their stead.
     pub(super) relieved: AtomicUsize,
-    pub(crate) inbox: Inbox<mio::Waker>,
+    pub(crate) inbox: Inbox<Bell>,
     /// Greenlets that have been woken by address.
     pub(super) arrivals: Arrivals,
     /// For taking descriptors out of the reactor from another thread.
-    pub(crate) registry: OnceLock<mio::Registry>,
+    outlet: Mutex<Option<Outlet>>,
     /// Descriptors that other threads have closed, with their owners.
     retired: Mutex<Vec<(RawFd, u64)>>,
 }
@@ -49,7 +51,7 @@ impl HubShared {
             relieved: AtomicUsize::new(0),
             inbox: Inbox::new(),
             arrivals: Arrivals::new(),
-            registry: OnceLock::new(),
+            outlet: Mutex::new(None),
             retired: Mutex::new(Vec::new()),
         })
     }
@@ -84,7 +86,17 @@ impl HubShared {
         std::mem::take(&mut *self.retired())
     }
 
-    fn retired(&self) -> std::sync::MutexGuard<'_, Vec<(RawFd, u64)>> {
+    pub(super) fn outlet(&self) -> MutexGuard<'_, Option<Outlet>> {
+        self.outlet.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the descriptor is one of those that the hub itself has.
+    pub(super) fn stands_on(&self, fd: RawFd) -> bool {
+        self.inbox.waker().is_some_and(|bell| bell.fd() == fd)
+            || matches!(&*self.outlet(), Some(outlet) if outlet.is_one_of(fd))
+    }
+
+    fn retired(&self) -> MutexGuard<'_, Vec<(RawFd, u64)>> {
         self.retired.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -51,6 +51,13 @@ interposed! {
         slept.answer() as c_int
     }
 
+    /// As `nanosleep`, under glibc's second name.
+    #[cfg(not(target_feature = "crt-static"))]
+    fn __nanosleep(time: *const timespec, rest: *mut timespec) -> c_int {
+        // SAFETY: the caller's promise.
+        unsafe { nanosleep(time, rest) }
+    }
+
     /// Sleeps, for a time or until a moment; others run.
     fn clock_nanosleep(
         id: clockid_t,

@@ -21,7 +21,7 @@ use super::watched::Watched;
 use super::wire::Wire;
 use super::{entry, reaper};
 use crate::hub::{Direction, Patience};
-use crate::sys::{child, fork, passing};
+use crate::sys::{child, fork, passing, shared};
 
 /// The worker as a process: it can be waited for, and sent signals, from anywhere in its parent.
 pub(crate) struct Process {
@@ -50,9 +50,10 @@ impl Process {
         let mark = entry::mark();
         let pid = child::start_anew(theirs.as_fd(), entry::MARK, &mark)?;
         drop(theirs);
+        let descriptor = child::open(pid).inspect_err(|_| child::abandon(pid))?;
         let process = Process {
             pid: pid as u32,
-            descriptor: Watched::new(child::open(pid)?),
+            descriptor: Watched::new(descriptor),
             ended: Mutex::new(None),
             generation: fork::generation(),
         };
@@ -90,7 +91,7 @@ impl Process {
             Ok(None) => return Err(io::ErrorKind::WouldBlock.into()),
             // Either it has been waited for by somebody else, or it has not ended and nobody ever will be told.
             Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {
-                if !child::has_ended(self.descriptor.as_fd()) {
+                if !shared::is_readable(self.descriptor.as_fd()) {
                     return Err(io::ErrorKind::WouldBlock.into());
                 }
                 Ended::Somehow
@@ -132,7 +133,7 @@ impl Process {
 
     /// Whether there is nothing to wait for.
     pub(super) fn is_over(&self) -> bool {
-        !matches!(self.wait(Patience::None), Ok(None))
+        self.is_ours().is_err() || self.try_wait().is_ok()
     }
 }
 

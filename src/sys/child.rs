@@ -180,6 +180,15 @@ pub(crate) fn open(process: pid_t) -> io::Result<OwnedFd> {
     }
 }
 
+/// Ends a child of which nobody has a descriptor.
+pub(crate) fn abandon(child: pid_t) {
+    // SAFETY: the child has not been waited for, so the number is its own; no status is asked for.
+    unsafe {
+        libc::kill(child, libc::SIGKILL);
+        while libc::waitpid(child, ptr::null_mut(), 0) == -1 && os::last_errno() == libc::EINTR {}
+    }
+}
+
 /// How a child has ended; none if it has not. This takes the child out of the kernel's table: it is no zombie
 /// after that, and nobody can ask again.
 ///
@@ -292,20 +301,4 @@ pub(crate) fn main_stack_size() -> usize {
         Ok(size) if answer == 0 => size.clamp(2 << 20, 64 << 20),
         _ => 8 << 20,
     }
-}
-
-/// Whether the process of a descriptor has ended.
-pub(crate) fn has_ended(process: BorrowedFd<'_>) -> bool {
-    let mut poll = libc::pollfd {
-        fd: process.as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    };
-    let now = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    let arguments = [(&raw mut poll) as usize, 1, (&raw const now) as usize, 0];
-    // SAFETY: the kernel reads and writes one pollfd, reads one time, and no mask.
-    unsafe { os::syscall(libc::SYS_ppoll, arguments) == Ok(1) }
 }

@@ -5,18 +5,27 @@
 pub(crate) mod child;
 pub(crate) mod clock;
 pub(crate) mod fork;
+pub(crate) mod futex;
+pub(crate) mod handler;
 pub(crate) mod helpers;
+pub(crate) mod objects;
 pub(crate) mod os;
 pub(crate) mod panics;
 pub(crate) mod pass;
 #[cfg(feature = "process")]
 pub(crate) mod passing;
+pub(crate) mod probe;
 #[cfg(feature = "process")]
 pub(crate) mod program;
+pub(crate) mod published;
+mod resume;
 #[cfg(feature = "process")]
 pub(crate) mod shared;
 pub(crate) mod signal;
 pub(crate) mod socket;
 pub(crate) mod text;
 pub(crate) mod thread_end;
+pub(crate) mod threads;
 pub(crate) mod timerfd;
+#[cfg(feature = "process")]
+pub(crate) mod unforked;
