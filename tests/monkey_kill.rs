@@ -20,8 +20,11 @@ use patched::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
+/// A call that waits, and what it answers.
+type Wait = Box<dyn FnOnce() -> Result<usize, i32>>;
+
 /// Pairs of what can wait for ever, and what it answers when it is told to stop.
-fn waits() -> Vec<(&'static str, Box<dyn FnOnce() -> Result<usize, i32>>)> {
+fn waits() -> Vec<(&'static str, Wait)> {
     let (a, b) = pair(libc::SOCK_STREAM);
     let (reader, writer) = pipe();
     let (full, full_end) = pipe();

@@ -24,25 +24,24 @@ fn now(clock: libc::clockid_t) -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// The sleeper and the time that it asks for.
-fn sleepers() -> Vec<(&'static str, fn(Duration))> {
+/// Sleeps for a time.
+type Sleeper = fn(Duration);
+
+/// What sleeps, by its name.
+fn sleepers() -> Vec<(&'static str, Sleeper)> {
     vec![
         ("thread::sleep", std::thread::sleep),
         ("usleep", |time| {
             // SAFETY: it has no preconditions.
-            assert_eq!(
-                checked(|| unsafe { libc::usleep(time.as_micros() as u32) }),
-                Ok(0)
-            );
+            let slept = checked(|| unsafe { libc::usleep(time.as_micros() as u32) });
+            assert_eq!(slept, Ok(0));
         }),
         ("nanosleep", |time| {
             let mut rest = timespec(Duration::MAX / 4);
             let before = rest.tv_sec;
             // SAFETY: both are live.
-            assert_eq!(
-                checked(|| unsafe { libc::nanosleep(&timespec(time), &mut rest) }),
-                Ok(0)
-            );
+            let slept = checked(|| unsafe { libc::nanosleep(&timespec(time), &mut rest) });
+            assert_eq!(slept, Ok(0));
             assert_eq!(rest.tv_sec, before, "the rest is for interrupted sleeps");
         }),
         ("clock_nanosleep", |time| {
@@ -192,17 +191,13 @@ fn bad_requests_are_answered_as_by_the_kernel() {
         let none = std::ptr::null_mut();
         for (request, error) in &bad {
             // SAFETY: the request is live.
-            assert_eq!(
-                checked(|| unsafe { libc::nanosleep(request, none) }),
-                Err(*error)
-            );
+            let slept = checked(|| unsafe { libc::nanosleep(request, none) });
+            assert_eq!(slept, Err(*error));
             for flags in [0, libc::TIMER_ABSTIME] {
                 let clock = libc::CLOCK_MONOTONIC;
                 // SAFETY: as above.
-                assert_eq!(
-                    unsafe { libc::clock_nanosleep(clock, flags, request, none) },
-                    *error
-                );
+                let slept = unsafe { libc::clock_nanosleep(clock, flags, request, none) };
+                assert_eq!(slept, *error);
             }
         }
         for request in [std::ptr::null(), nowhere::<libc::timespec>().cast_const()] {
