@@ -17,7 +17,8 @@
 //!
 //! ```text
 //!   closing:  out of ARMED ─▶ out of every epoll set ─▶ close ─▶ in ARMED? verify
-//!   arming:   into ARMED ─▶ into the epoll set ─▶ still in ARMED? else once more
+//!   arming:   into ARMED ─▶ into the epoll set ─▶ still in ARMED? else in again,
+//!                                                 and verify
 //! ```
 //!
 //! So whoever arms it at the same moment on another thread either finds it closed,
@@ -178,15 +179,21 @@ impl Hub {
     fn arm_foreign(&self, fd: RawFd, wanted: u32, round: u64) -> Result<Rc<Source>, Errno> {
         let _pass = PassThrough::enter();
         let saved = os::errno();
-        let armed = loop {
-            let is_noted = ARMED.insert(fd);
-            let armed = self.arm_source(fd, wanted, round);
-            if armed.is_err() || !is_noted || ARMED.contains(fd) {
-                break armed;
-            }
-        };
+        let is_noted = ARMED.insert(fd);
+        let armed = self.arm_source(fd, wanted, round);
+        while armed.is_ok() && is_noted && !ARMED.contains(fd) {
+            // Somebody is closing it. Whether that is done the kernel knows; if not,
+            // they find the number here when it is.
+            ARMED.insert(fd);
+            self.verify_source(fd);
+        }
         os::set_errno(saved);
-        armed
+        match armed {
+            Ok(source) if source.is_gone() => Err(libc::EBADF),
+            // The number of what was closed is one of our own by now.
+            Err(libc::EINVAL) if is_own(fd) => Err(libc::EBADF),
+            armed => armed,
+        }
     }
 }
 

@@ -274,9 +274,9 @@ impl Reactor {
     /// still what has it?
     fn verify(&mut self, fd: RawFd) {
         if let Some(source) = self.find(fd, NOBODY).map(Rc::clone) {
-            let wanted = source.wanted_by_others(0);
-            // Who waits for it has been told by now.
-            let _ = self.rearm(fd, &source, wanted, 0);
+            let (wanted, round) = source.asked();
+            // If it is another one, who waits for it has been told by now.
+            let _ = self.rearm(fd, &source, wanted, round);
         }
     }
 
