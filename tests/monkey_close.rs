@@ -193,6 +193,8 @@ fn what_is_closed_at_the_very_moment_of_waiting_is_not_waited_for() {
         "what_is_closed_at_the_very_moment_of_waiting_is_not_waited_for",
         || {
             let _watchdog = patched();
+            // It reads files.
+            greenlet::diagnostics::watchdog(None);
             const ROUNDS: usize = 5000;
             let (to_close, closing) = mpsc::channel::<RawFd>();
             let closer = std::thread::spawn(move || {
