@@ -56,15 +56,6 @@ pub fn unpin() {
 pub struct CpuClock(libc::clockid_t);
 
 impl CpuClock {
-    /// The clock of the calling thread. Others may read it while that lives.
-    pub fn of_this_thread() -> CpuClock {
-        let mut clock = 0;
-        // SAFETY: the thread is the caller, and the kernel writes one id.
-        let answer = unsafe { libc::pthread_getcpuclockid(libc::pthread_self(), &mut clock) };
-        assert_eq!(answer, 0);
-        CpuClock(clock)
-    }
-
     /// The clock of all threads of this process together.
     pub fn of_process() -> CpuClock {
         CpuClock(libc::CLOCK_PROCESS_CPUTIME_ID)

@@ -4,12 +4,13 @@
 //! cargo run --release -p greenlet-benches --bin echo_cpu [REQUESTS [ROUNDS]]
 //! ```
 //!
-//! Three servers of one thread each: a bare epoll loop without tasks (the
-//! limit), greenlets, and tokio's current-thread runtime. Each serves the same
+//! Four servers of one thread each: a bare epoll loop without tasks (the limit),
+//! greenlets, greenlets with std's sockets after `patch_all`, and tokio's
+//! current-thread runtime; and one that has a thread for each connection. Each serves the same
 //! load, at 64 and at 1,000 connections: every connection sends a request, and
 //! the next one when the answer has come. The load is a process of its own, a
 //! bare epoll loop, on another processor than the server. What is counted is
-//! the server thread's own clock, read when the load has warmed up and again
+//! the clock of the server's process, in which nobody else does anything, read when the load has warmed up and again
 //! when its last answer has come. The servers take turns, so that what the
 //! machine does meanwhile meets them all.
 
@@ -17,7 +18,6 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::mpsc::channel;
 
 use greenlet_benches::epoll::Epoll;
 use greenlet_benches::proc::{self, CpuClock};
@@ -31,10 +31,12 @@ const LOAD_CPU: usize = 1;
 
 type Server = fn(TcpListener);
 
-const SERVERS: [(&str, Server); 3] = [
+const SERVERS: [(&str, Server); 5] = [
     ("epoll loop", epoll_server),
     ("greenlet", greenlet_server),
+    ("patched std", patched_server),
     ("tokio", tokio_server),
+    ("threads", thread_server),
 ];
 
 fn main() -> ExitCode {
@@ -95,15 +97,12 @@ fn compare(connections: usize, requests: u64, rounds: u64) {
 fn measure(server: Server, connections: usize, requests: u64) -> f64 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("no port");
     let address = listener.local_addr().expect("it is bound").to_string();
-    let (tell, clock) = channel();
     // It serves until the process ends: what serves no one costs nothing.
     std::thread::spawn(move || {
         proc::pin_to(SERVER_CPU);
-        tell.send(CpuClock::of_this_thread())
-            .expect("it is awaited");
         server(listener);
     });
-    let clock = clock.recv().expect("the server has started");
+    let clock = CpuClock::of_process();
     let mut child = Command::new("/proc/self/exe")
         .args(["--load", &address])
         .args([connections.to_string(), requests.to_string()])
@@ -233,6 +232,29 @@ fn greenlet_server(listener: TcpListener) {
                 stream.write_all(&buffer[..count]).expect("cannot send");
             }
         });
+    }
+}
+
+/// The program that never heard of greenlets, but for its first line and its `spawn`.
+fn patched_server(listener: TcpListener) {
+    greenlet::monkey::patch_all().expect("cannot patch");
+    serve_each(listener, |serve| drop(greenlet::spawn(serve)));
+}
+
+fn thread_server(listener: TcpListener) {
+    serve_each(listener, |serve| drop(std::thread::spawn(serve)));
+}
+
+fn serve_each(listener: TcpListener, spawn: impl Fn(Box<dyn FnOnce() + Send>)) {
+    for stream in listener.incoming() {
+        let mut stream = stream.expect("cannot accept");
+        stream.set_nodelay(true).expect("cannot set an option");
+        spawn(Box::new(move || {
+            let mut buffer = [0; BUFFER];
+            while let Ok(count @ 1..) = stream.read(&mut buffer) {
+                stream.write_all(&buffer[..count]).expect("cannot send");
+            }
+        }));
     }
 }
 
