@@ -31,6 +31,7 @@ use corosensei::{Coroutine, CoroutineResult, Yielder};
 
 use super::arena::Geometry;
 use super::size::StackSize;
+use super::tls;
 use crate::sys::os;
 
 /// How many different distances from the top of its slot a stack may begin at, and the step between them: two
@@ -136,6 +137,17 @@ impl Fiber {
             CoroutineResult::Yield(word) => word,
             CoroutineResult::Return(()) => os::abort(),
         }
+    }
+
+    /// As `resume`, on a block of thread-local storage.
+    ///
+    /// # Safety
+    ///
+    /// As there; and the block is alive, and that on which the fiber has run so far, if it has.
+    #[inline]
+    pub(crate) unsafe fn resume_on(&mut self, base: tls::Base) -> Word {
+        // SAFETY: the caller's promise.
+        unsafe { tls::resume_on(self, base) }
     }
 
     /// The usable size of the stack.
