@@ -22,6 +22,7 @@ use super::task::{KILLED, MAIN_REFS, State, TaskPtr};
 use super::wait::{self, Kind, Reason};
 use super::{HUB, Hub, TimerTarget, interrupt};
 use crate::coroutine::overflow;
+use crate::sys::pass::PassThrough;
 use crate::sys::{clock, fork, thread_end};
 
 /// How many rounds of a millisecond or more `shutdown` gives greenlets that
@@ -87,6 +88,7 @@ impl Drop for ThreadEnd {
 
 /// The thread parts with its hub, if it still has this one.
 fn take_away(hub: *const Hub) {
+    let _pass = PassThrough::enter();
     CLOSING.set(true);
     if hub.is_null() || !ptr::eq(hub, HUB.get()) {
         return;
@@ -94,6 +96,9 @@ fn take_away(hub: *const Hub) {
     // SAFETY: hubs are leaked boxes, freed only below.
     let alone = unsafe {
         (*hub).shared.borrow().close();
+        if (*hub).reactor.borrow().is_some() {
+            super::foreign::everywhere().leave(&(*hub).shared.borrow());
+        }
         let main = (*hub).main();
         let tasks = (*hub).tasks.borrow();
         for task in tasks.iter() {
@@ -188,6 +193,8 @@ fn has_refused(task: TaskPtr) -> bool {
 /// parent's others are forgotten, neither unwound nor freed; and what the
 /// parent's kernel objects wake is none of this process's business.
 fn after_fork() {
+    let _pass = PassThrough::enter();
+    super::own::forget_own();
     let Some(hub) = Hub::try_current() else {
         return;
     };
@@ -205,7 +212,6 @@ fn after_fork() {
     // Closes this process's copies of the others, and changes nothing in the
     // epoll set, which is the parent's.
     drop(hub.reactor.take());
-    hub.arms_foreign.set(false);
     hub.shared_waits.set(0);
     hub.called.set(false);
     hub.external_waits.set(0);

@@ -16,24 +16,31 @@
 //! the number can be given out again.
 
 use std::os::fd::RawFd;
-use std::ptr;
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::rc::Rc;
+use std::sync::Arc;
 
 use super::Hub;
 use super::io::Io;
+use super::numbers::Numbers;
+use super::own::is_own;
 use super::quiet::Quiet;
-use super::reactor::Direction;
+use super::reactor::{ALL_CLOSED, LOST};
+use super::source::{Direction, Source};
 use super::wait::{Kind, Place, Reason};
+use crate::sys::clock;
 use crate::sys::fork::PerProcess;
 use crate::sys::os::{self, Errno};
 use crate::sys::pass::PassThrough;
+
+/// How often a descriptor is asked that cannot be waited for.
+const LOOK_AGAIN: u64 = 1_000_000;
 
 /// One of several descriptors to wait for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Interest {
     pub(crate) fd: RawFd,
-    pub(crate) read: bool,
-    pub(crate) write: bool,
+    /// In epoll's bits, see `source`. None of them: errors and hang-ups only.
+    pub(crate) wanted: u32,
 }
 
 impl Hub {
@@ -55,8 +62,9 @@ impl Hub {
             answer => return answer,
         }
         let deadline = patience()?;
+        let mut source = None;
         loop {
-            self.await_descriptor(fd, direction, deadline)?;
+            self.await_source(&mut source, fd, direction, deadline)?;
             match attempt() {
                 Err(libc::EAGAIN) => {}
                 answer => return answer,
@@ -75,14 +83,21 @@ impl Hub {
         direction: Direction,
         deadline: Option<u64>,
     ) -> Result<(), Errno> {
-        let saved = os::errno();
-        let armed = self.arm_foreign(
-            fd,
-            direction == Direction::Read,
-            direction == Direction::Write,
-        );
-        os::set_errno(saved);
-        let source = armed?;
+        self.await_source(&mut None, fd, direction, deadline)
+    }
+
+    /// As `await_descriptor`, one of several waits: the kernel is told once.
+    fn await_source(
+        &self,
+        source: &mut Option<Rc<Source>>,
+        fd: RawFd,
+        direction: Direction,
+        deadline: Option<u64>,
+    ) -> Result<(), Errno> {
+        let source = match source {
+            Some(source) if source.covers(direction.wanted()) => source,
+            source => source.insert(self.arm_foreign(fd, direction.wanted(), self.next_id())?),
+        };
         let waiters = &source.side(direction).waiters;
         match self.park_quietly(waiters, direction.reason(fd), Kind::External, deadline) {
             Quiet::Answered if source.is_gone() => Err(libc::EBADF),
@@ -92,63 +107,173 @@ impl Hub {
         }
     }
 
-    /// Parks until one of several descriptors may be ready, or is closed.
-    ///
-    /// # Errors
-    /// As for [`await_descriptor`](Hub::await_descriptor); without descriptors
-    /// it is a sleep.
-    pub(crate) fn await_descriptors(
-        &self,
-        interests: &[Interest],
-        deadline: Option<u64>,
-    ) -> Result<(), Errno> {
-        let saved = os::errno();
-        let armed: Result<Vec<_>, Errno> = interests
-            .iter()
-            .map(|interest| {
-                let source = self.arm_foreign(interest.fd, interest.read, interest.write)?;
-                Ok((source, interest))
-            })
-            .collect();
-        os::set_errno(saved);
-        let armed = armed?;
-        let mut places: Vec<&dyn Place> = Vec::with_capacity(armed.len());
-        for (source, interest) in &armed {
-            // Whoever asks for neither waits for errors, which wake both sides.
-            if interest.read || !interest.write {
-                places.push(&source.side(Direction::Read).waiters);
-            }
-            if interest.write {
-                places.push(&source.side(Direction::Write).waiters);
-            }
-        }
-        let reason = Reason::with("waiting for descriptors, so many:", armed.len() as u64);
-        match self.park_quietly_in(&places, reason, Kind::External, deadline) {
-            Quiet::Answered => Ok(()),
-            Quiet::TimedOut => Err(libc::EAGAIN),
-            Quiet::Refused(error) => Err(error),
+    /// Prepares to wait for several descriptors at once. One may be among them
+    /// several times.
+    pub(crate) fn watch(&self, interests: impl IntoIterator<Item = Interest>) -> Watch<'_> {
+        let watched = |interest| Watched {
+            interest,
+            source: None,
+            is_constant: false,
+        };
+        Watch {
+            hub: self,
+            watched: interests.into_iter().map(watched).collect(),
         }
     }
 
-    fn arm_foreign(
-        &self,
-        fd: RawFd,
-        read: bool,
-        write: bool,
-    ) -> Result<std::rc::Rc<super::reactor::Source>, Errno> {
+    /// Parks until the descriptor may be read from, or fails, and lets a kill or a
+    /// timeout wait meanwhile.
+    ///
+    /// # Errors
+    /// As for [`await_descriptor`](Hub::await_descriptor), without a refusal.
+    pub(crate) fn await_regardless(&self, fd: RawFd, reason: Reason) -> Result<(), Errno> {
+        let source = self.arm_foreign(fd, Direction::Read.wanted(), self.next_id())?;
+        let waiters = &source.side(Direction::Read).waiters;
+        self.quietly(Kind::External, |kind| {
+            waiters.park(reason, kind, None, false)
+        });
+        Ok(())
+    }
+
+    fn arm_foreign(&self, fd: RawFd, wanted: u32, round: u64) -> Result<Rc<Source>, Errno> {
         let _pass = PassThrough::enter();
-        let source = self
-            .arm_source(fd, read, write)
-            .map_err(|error| error.raw_os_error().unwrap_or(libc::EBADF))?;
-        if ARMED.insert(fd) || !self.arms_foreign.replace(true) {
-            everywhere().add(self);
-        }
+        let saved = os::errno();
+        let armed = self.arm_source(fd, wanted, round);
+        os::set_errno(saved);
+        let source = armed?;
+        ARMED.insert(fd);
         Ok(source)
     }
 }
 
-/// Where foreign descriptors are known: the hubs that have armed one.
-fn everywhere() -> &'static Io {
+/// Several descriptors that are waited for at once, with what is known of them
+/// between one wait and the next.
+///
+/// ```text
+///   poll_now ─▶ none ready ─▶ watch ─▶ park ─▶ poll_now ─▶ none ─▶ park ─▶ …
+///                                      epoll_ctl for each          not again
+/// ```
+///
+/// After the first wait the kernel need not be told anew: it reports what becomes
+/// ready from then on. So a report that means nothing to who waits, as that of an
+/// error that only another call can take, costs one look and no more.
+pub(crate) struct Watch<'h> {
+    hub: &'h Hub,
+    watched: Vec<Watched>,
+}
+
+struct Watched {
+    interest: Interest,
+    source: Option<Rc<Source>>,
+    /// As a file on a disk: what it is ready for never changes.
+    is_constant: bool,
+}
+
+/// How a wait for several descriptors has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// One of them may be ready.
+    Perhaps,
+    TimedOut,
+    /// One of them was closed: see [`Watch::closed`].
+    Closed,
+}
+
+impl Watch<'_> {
+    /// Parks until one of the descriptors may be ready, or is closed.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(crate) fn park(&mut self, deadline: Option<u64>) -> Result<Ended, Errno> {
+        let mut until = deadline;
+        match self.arm() {
+            Ok(()) => {}
+            // It has just been closed, which the next look tells; or the kernel has no
+            // room for more, or it is one of our own, or an epoll set that contains
+            // the hub's: it cannot be waited for.
+            Err(_) => {
+                let soon = clock::now_ns() + LOOK_AGAIN;
+                until = Some(deadline.map_or(soon, |deadline| deadline.min(soon)));
+            }
+        }
+        match self.park_armed(until) {
+            Quiet::Answered if self.watched.iter().any(Watched::is_closed) => Ok(Ended::Closed),
+            Quiet::Answered => Ok(Ended::Perhaps),
+            Quiet::TimedOut if until == deadline => Ok(Ended::TimedOut),
+            Quiet::TimedOut => Ok(Ended::Perhaps),
+            Quiet::Refused(error) => Err(error),
+        }
+    }
+
+    /// All of them in their order, and whether each was closed while it was waited
+    /// for, whatever has its number now.
+    pub(crate) fn closed(&self) -> impl Iterator<Item = (RawFd, bool)> {
+        self.watched
+            .iter()
+            .map(|watched| (watched.interest.fd, watched.is_closed()))
+    }
+
+    fn arm(&mut self) -> Result<(), Errno> {
+        let round = self.hub.next_id();
+        let mut trouble = Ok(());
+        for watched in &mut self.watched {
+            let Interest { fd, wanted } = watched.interest;
+            let is_armed = |source: &Rc<Source>| source.covers(wanted);
+            if watched.is_constant || watched.source.as_ref().is_some_and(is_armed) {
+                continue;
+            }
+            watched.source = None;
+            match self.hub.arm_foreign(fd, wanted, round) {
+                Ok(source) => watched.source = Some(source),
+                Err(libc::EPERM) => watched.is_constant = true,
+                Err(error) => trouble = Err(error),
+            }
+        }
+        trouble
+    }
+
+    fn park_armed(&self, deadline: Option<u64>) -> Quiet {
+        if let [
+            Watched {
+                interest,
+                source: Some(source),
+                ..
+            },
+        ] = &self.watched[..]
+        {
+            let mut queues = source.queues(interest.wanted);
+            if let (Some(queue), None) = (queues.next(), queues.next()) {
+                let reason = Reason::with("polling descriptor", interest.fd as u64);
+                return self
+                    .hub
+                    .park_quietly(queue, reason, Kind::External, deadline);
+            }
+        }
+        let mut places: Vec<&dyn Place> = Vec::with_capacity(self.watched.len());
+        for watched in &self.watched {
+            if let Some(source) = &watched.source {
+                for queue in source.queues(watched.interest.wanted) {
+                    places.push(queue);
+                }
+            }
+        }
+        let reason = Reason::with("polling descriptors, so many:", self.watched.len() as u64);
+        self.hub
+            .park_quietly_in(&places, reason, Kind::External, deadline)
+    }
+}
+
+impl Watched {
+    fn is_closed(&self) -> bool {
+        self.source.as_ref().is_some_and(|source| source.is_gone())
+    }
+}
+
+/// The numbers of foreign descriptors that some hub has armed.
+static ARMED: Numbers = Numbers::new();
+
+/// Where foreign descriptors may be known: all hubs that have a reactor.
+pub(super) fn everywhere() -> &'static Io {
     static EVERYWHERE: PerProcess<Io> = PerProcess::new();
     EVERYWHERE.get(Io::of_nobody)
 }
@@ -159,6 +284,16 @@ fn everywhere() -> &'static Io {
 pub(crate) fn closing(fd: RawFd) {
     if ARMED.contains(fd) {
         forget(fd);
+    }
+}
+
+/// As `closing`, and if the number is one of our own, the hub whose it is has to
+/// do without.
+#[inline]
+pub(crate) fn replacing(fd: RawFd) {
+    closing(fd);
+    if is_own(fd) {
+        lose(fd);
     }
 }
 
@@ -177,116 +312,27 @@ fn forget(fd: RawFd) {
     os::set_errno(saved);
 }
 
-/// A set of descriptor numbers that anybody can ask without a lock.
-struct Numbers {
-    chunks: [AtomicPtr<Chunk>; CHUNKS],
+#[cold]
+fn lose(fd: RawFd) {
+    let _pass = PassThrough::enter();
+    let saved = os::errno();
+    everywhere().for_each_hub(|shared| match Hub::try_current() {
+        Some(hub) if std::ptr::eq(hub.shared_ptr(), Arc::as_ptr(shared)) => hub.lose(fd),
+        _ if !shared.is_closed() && shared.stands_on(fd) => shared.push_retired(fd, LOST),
+        _ => {}
+    });
+    os::set_errno(saved);
 }
 
-type Chunk = [AtomicU64; WORDS];
-
-const WORDS: usize = 64;
-const PER_CHUNK: usize = WORDS * 64;
-/// For the kernel's largest `fs.nr_open`, 2^20 by default, many times over.
-/// A number beyond is never found, and who waits for it is not told of its end.
-const CHUNKS: usize = 4096;
-
-static ARMED: Numbers = Numbers {
-    chunks: [const { AtomicPtr::new(ptr::null_mut()) }; CHUNKS],
-};
-
-impl Numbers {
-    #[inline]
-    fn chunk(&self, at: usize) -> Option<&Chunk> {
-        let chunk = self.chunks.get(at / PER_CHUNK)?.load(Ordering::Acquire);
-        // SAFETY: it is null, or a leaked box.
-        unsafe { chunk.as_ref() }
-    }
-
-    #[inline]
-    fn contains(&self, fd: RawFd) -> bool {
-        let Ok(at) = usize::try_from(fd) else {
-            return false;
-        };
-        self.chunk(at)
-            .is_some_and(|chunk| chunk[at % PER_CHUNK / 64].load(Ordering::Relaxed) & bit(at) != 0)
-    }
-
-    /// Whether it is new.
-    fn insert(&self, fd: RawFd) -> bool {
-        let Ok(at) = usize::try_from(fd) else {
-            return false;
-        };
-        let Some(place) = self.chunks.get(at / PER_CHUNK) else {
-            return false;
-        };
-        if place.load(Ordering::Acquire).is_null() {
-            let fresh = Box::into_raw(Box::new([const { AtomicU64::new(0) }; WORDS]));
-            let other = ptr::null_mut();
-            if place
-                .compare_exchange(other, fresh, Ordering::AcqRel, Ordering::Acquire)
-                .is_err()
-            {
-                // SAFETY: made above, and nobody else has seen it.
-                drop(unsafe { Box::from_raw(fresh) });
-            }
-        }
-        self.chunk(at).is_some_and(|chunk| {
-            let word = &chunk[at % PER_CHUNK / 64];
-            word.load(Ordering::Relaxed) & bit(at) == 0
-                && word.fetch_or(bit(at), Ordering::Relaxed) & bit(at) == 0
-        })
-    }
-
-    fn remove(&self, fd: RawFd) {
-        if let Some(chunk) = self.chunk(fd as usize) {
-            chunk[fd as usize % PER_CHUNK / 64].fetch_and(!bit(fd as usize), Ordering::Relaxed);
-        }
-    }
-
-    /// Those between two numbers, both included.
-    fn within(&self, first: u32, last: u32) -> impl Iterator<Item = RawFd> + '_ {
-        let end = (last as usize + 1).min(CHUNKS * PER_CHUNK);
-        let mut at = first as usize;
-        std::iter::from_fn(move || {
-            while at < end {
-                if self.chunk(at).is_none() {
-                    at = (at / PER_CHUNK + 1) * PER_CHUNK;
-                    continue;
-                }
-                at += 1;
-                if self.contains(at as RawFd - 1) {
-                    return Some(at as RawFd - 1);
-                }
-            }
-            None
-        })
-    }
-}
-
-fn bit(at: usize) -> u64 {
-    1 << (at % 64)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_found_until_they_are_taken_out() {
-        let numbers = Numbers {
-            chunks: [const { AtomicPtr::new(ptr::null_mut()) }; CHUNKS],
-        };
-        let all = [0, 63, 64, 4095, 4096, 1_000_000];
-        for fd in all {
-            assert!(!numbers.contains(fd));
-            assert!(numbers.insert(fd));
-            assert!(!numbers.insert(fd));
-        }
-        assert_eq!(numbers.within(0, u32::MAX).collect::<Vec<_>>(), all);
-        assert_eq!(numbers.within(64, 4095).collect::<Vec<_>>(), [64, 4095]);
-        numbers.remove(64);
-        assert!(!numbers.contains(64) && numbers.contains(63));
-        assert!(!numbers.contains(-1) && !numbers.insert(-1));
-        assert!(!numbers.insert(RawFd::MAX));
-    }
+/// Many descriptors were closed at once, those that have an owner among them, who
+/// knows nothing of it: everybody who waits for any of them is to try again.
+#[cold]
+pub(crate) fn all_look_again() {
+    let _pass = PassThrough::enter();
+    let saved = os::errno();
+    everywhere().for_each_hub(|shared| match Hub::try_current() {
+        Some(hub) if std::ptr::eq(hub.shared_ptr(), Arc::as_ptr(shared)) => hub.look_again(),
+        _ => shared.push_retired(-1, ALL_CLOSED),
+    });
+    os::set_errno(saved);
 }

@@ -62,10 +62,14 @@ impl<W: Wake> Inbox<W> {
         }
     }
 
-    /// Sets the waker; only a hub that has one goes to sleep.
+    /// Sets the waker, once; only a hub that has one goes to sleep.
     pub(crate) fn set_waker(&self, waker: W) {
-        // A second one would belong to a second reactor, which does not exist.
         let _ = self.waker.set(waker);
+    }
+
+    #[cfg(not(feature = "loom"))]
+    pub(crate) fn waker(&self) -> Option<&W> {
+        self.waker.get()
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Message>> {

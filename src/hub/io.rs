@@ -7,8 +7,9 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::reactor::{self, Direction, NOBODY, Source};
+use super::reactor;
 use super::shared::HubShared;
+use super::source::{Direction, NOBODY, Source};
 use super::wait::{Kind, Woken};
 use super::{Hub, interrupt};
 use crate::sys::clock;
@@ -220,6 +221,25 @@ impl Io {
             self.retire(fd);
         }
         first
+    }
+
+    /// This hub needs to be told no more: its thread ends.
+    pub(super) fn leave(&self, hub: &HubShared) {
+        let mut hubs = self.hubs();
+        if hubs
+            .first
+            .as_deref()
+            .is_some_and(|first| std::ptr::eq(first, hub))
+        {
+            hubs.first = hubs.others.pop();
+        } else {
+            hubs.others.retain(|other| !std::ptr::eq(&**other, hub));
+        }
+    }
+
+    pub(super) fn for_each_hub(&self, f: impl FnMut(&Arc<HubShared>)) {
+        let hubs = self.hubs();
+        hubs.first.iter().chain(&hubs.others).for_each(f);
     }
 
     pub(crate) fn is_closed(&self) -> bool {

@@ -32,16 +32,25 @@
 //! | `interrupt`, `unwind` | kill and timeout; every catch and throw |
 //! | `timers`, `reactor`, `inbox` | what wakes a hub: the clock, descriptors, other threads |
 //! | `switch` | explicit switches, and the values they carry |
+//! | `source` | what the reactor knows of one descriptor: who waits for what of it |
 //! | `io` | "try, else park until ready", for every descriptor |
 //! | `foreign` | the same for descriptors that nobody keeps an account of |
+//! | `numbers` | the sets of descriptor numbers that are asked at every `close` |
+//! | `own` | the hub's own descriptors, which others may close |
 //! | `quiet` | waits that end with an error where others unwind |
 //! | `monitor` | a state that several threads change and wait for: what `sync` stands on |
 //! | `exclusive` | a value that one greenlet at a time may change |
+//! | `address` | waits by address, as the kernel's futexes are |
 //! | `gate` | what many wait for together, woken in batches |
 //! | `parker` | `Parker` and `Unparker`, the public face of waiting |
 //! | `end` | threads that end, `shutdown`, and fork |
 //! | `report` | who waits on what, and the deadlock report |
 
+#[cfg_attr(
+    not(feature = "monkey"),
+    allow(dead_code, reason = "only what libc's callers do waits by address")
+)]
+pub(crate) mod address;
 mod cell;
 mod end;
 mod exclusive;
@@ -51,6 +60,8 @@ mod inbox;
 mod interrupt;
 mod io;
 mod monitor;
+mod numbers;
+mod own;
 mod parker;
 mod quiet;
 mod reactor;
@@ -59,6 +70,7 @@ mod run;
 mod run_queue;
 mod shared;
 mod slab;
+mod source;
 mod switch;
 mod task;
 mod timers;
@@ -85,17 +97,20 @@ use crate::sys::{clock, thread_end};
 pub(crate) use self::cell::{Ended, Handle};
 pub use self::end::shutdown;
 pub(crate) use self::exclusive::{Exclusive, Owned, park_releasing};
-pub(crate) use self::foreign::{Interest, closing, closing_range};
+pub(crate) use self::foreign::{
+    Ended as WatchEnded, Interest, all_look_again, closing, closing_range, replacing,
+};
 pub(crate) use self::gate::Gate;
 pub(crate) use self::interrupt::{TimeoutFrame, check_interrupts, kill, throw_kill};
 pub(crate) use self::io::{Io, Patience};
 pub(crate) use self::monitor::{Guard, Guarded, Monitor, Ready, Wait, interrupted};
+pub(crate) use self::own::{is_own, own_within};
 pub use self::parker::{Parker, Unparker};
-pub(crate) use self::quiet::{Quiet, passing};
-pub(crate) use self::reactor::Direction;
-pub(crate) use self::report::panic_deadlock;
+pub(crate) use self::quiet::passing;
+pub(crate) use self::report::{abort_blocked, no_other_threads, panic_deadlock};
 pub use self::report::report;
 pub(crate) use self::run::may_switch;
+pub(crate) use self::source::{Direction, bits};
 pub(crate) use self::switch::{Anything, Arrival, Special, awaited_by};
 pub(crate) use self::task::{AtEnd, Link, Local, LocalValue, State, Task, TaskPtr, TaskRef};
 pub(crate) use self::unwind::{
@@ -134,8 +149,6 @@ pub(crate) struct Hub {
     external_waits: Cell<isize>,
     /// Another thread has called since it was last asked whether there is one.
     called: Cell<bool>,
-    /// It is among those that are told when a foreign descriptor is closed.
-    arms_foreign: Cell<bool>,
     /// I/O operations until a greenlet that never has to wait yields.
     io_budget: Cell<u32>,
     /// Retired greenlets since stacks were last looked through.
@@ -246,7 +259,6 @@ impl Hub {
             shared_waits: Cell::new(0),
             called: Cell::new(false),
             external_waits: Cell::new(0),
-            arms_foreign: Cell::new(false),
             io_budget: Cell::new(io::BUDGET),
             retired: Cell::new(0),
             watched: Cell::new(false),

@@ -159,6 +159,14 @@ impl Hub {
         )
     }
 
+    /// Lets time pass, and a kill or a timeout wait meanwhile.
+    pub(crate) fn sleep_regardless(&self, deadline: u64, reason: Reason) {
+        let nobody = WaitQueue::new();
+        self.quietly(Kind::External, |kind| {
+            nobody.park(reason, kind, Some(deadline), false)
+        });
+    }
+
     /// Lets everybody who is runnable go first, and throws nothing.
     pub(crate) fn yield_quietly(&self) {
         let saved = os::errno();

@@ -18,21 +18,26 @@
 //! A token is the descriptor's number and a generation: an event for a number
 //! that has since been closed and used again finds another generation there.
 
-use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
 use std::time::Duration;
 
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Registry, Token};
 
 use super::Hub;
-use super::inbox::Wake;
+use super::own::{Bell, Own, is_own};
 use super::shared::HubShared;
-use super::wait::{Reason, WaitQueue};
-use crate::sys::clock;
+use super::source::{ALL, NOBODY, Report, Source};
+use crate::sys::os::{self, Errno};
 use crate::sys::timerfd::TimerFd;
+use crate::sys::{clock, pass};
+
+/// Among the notes of what others have closed: it was one of the reactor's own.
+pub(super) const LOST: u64 = u64::MAX;
+/// And: who knows how many have been closed.
+pub(super) const ALL_CLOSED: u64 = u64::MAX - 1;
 
 const WAKER: Token = Token(usize::MAX);
 const TIMER: Token = Token(usize::MAX - 1);
@@ -42,120 +47,32 @@ const EVENTS: usize = 1024;
 /// before it tries again.
 const RETRY: Duration = Duration::from_millis(10);
 
-/// One of the two directions of a descriptor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Direction {
-    Read,
-    Write,
+fn token(generation: u32, fd: RawFd) -> u64 {
+    u64::from(generation) << 32 | u64::from(fd as u32)
 }
 
-impl Direction {
-    /// What a greenlet waits for, for the report.
-    pub(super) fn reason(self, fd: RawFd) -> Reason {
-        let verb = match self {
-            Direction::Read => "reading from descriptor",
-            Direction::Write => "writing to descriptor",
-        };
-        Reason::with(verb, fd as u64)
-    }
-}
-
-/// The owner of the registrations of descriptors that nobody keeps an account of.
-pub(super) const NOBODY: u64 = 0;
-
-fn token(generation: u32, index: usize) -> Token {
-    Token((generation as usize) << 32 | index)
-}
-
-fn interest(read: bool, write: bool) -> Interest {
-    let reading = Interest::READABLE | Interest::PRIORITY;
-    match (read, write) {
-        (true, true) => reading | Interest::WRITABLE,
-        (false, true) => Interest::WRITABLE,
-        // Errors and hang-ups are reported whatever is asked for.
-        (_, false) => reading,
-    }
-}
-
-/// What the reactor knows of one direction.
-pub(super) struct Side {
-    pub(super) waiters: WaitQueue,
-    /// False only while it is known that an operation would not succeed: none
-    /// has been reported ready since one found nothing left.
-    maybe_ready: Cell<bool>,
-    /// The peer has closed it, or it failed: it is ready from now on.
-    finished: Cell<bool>,
-    /// Urgent data has come: a read that stops at its mark is short, though
-    /// there is more behind.
-    urgent: Cell<bool>,
-}
-
-impl Side {
-    fn new() -> Side {
-        Side {
-            waiters: WaitQueue::new(),
-            maybe_ready: Cell::new(true),
-            finished: Cell::new(false),
-            urgent: Cell::new(false),
-        }
-    }
-
-    fn ready(&self, finished: bool) {
-        self.maybe_ready.set(true);
-        if finished {
-            self.finished.set(true);
-        }
-        // One waiter may leave something for the next: they all try.
-        self.waiters.wake_all();
-    }
-
-    /// An operation has answered `WouldBlock`.
-    pub(super) fn exhausted(&self) {
-        if !self.finished.get() {
-            self.maybe_ready.set(false);
-        }
-    }
-
-    /// An operation has got less than it asked for.
-    pub(super) fn came_up_short(&self) {
-        if !self.urgent.get() {
-            self.exhausted();
-        }
-    }
-
-    pub(super) fn maybe_ready(&self) -> bool {
-        self.maybe_ready.get()
-    }
-}
-
-/// A registered descriptor.
-pub(super) struct Source {
-    /// Whose registration this is: see `Io`.
-    owner: u64,
-    generation: u32,
-    /// It was taken out: the descriptor is closed, or about to be.
-    gone: Cell<bool>,
-    read: Side,
-    write: Side,
-}
-
-impl Source {
-    pub(super) fn is_gone(&self) -> bool {
-        self.gone.get()
-    }
-
-    pub(super) fn side(&self, direction: Direction) -> &Side {
-        match direction {
-            Direction::Read => &self.read,
-            Direction::Write => &self.write,
-        }
-    }
-
-    fn wake_everybody(&self) {
-        self.gone.set(true);
-        self.read.ready(true);
-        self.write.ready(true);
-    }
+/// Changes what an epoll set reports of a descriptor. mio's words for it have none
+/// for "the peer has closed" alone, nor for "nothing but errors".
+fn control(
+    set: &impl AsRawFd,
+    operation: libc::c_int,
+    fd: RawFd,
+    token: u64,
+    wanted: u32,
+) -> Result<(), Errno> {
+    let mut event = libc::epoll_event {
+        events: wanted | libc::EPOLLET as u32,
+        u64: token,
+    };
+    let event = &raw mut event as usize;
+    let args = [
+        set.as_raw_fd() as usize,
+        operation as usize,
+        fd as usize,
+        event,
+    ];
+    // SAFETY: the kernel reads one event, which is a live variable.
+    unsafe { os::syscall(libc::SYS_epoll_ctl, args) }.map(|_| ())
 }
 
 pub(super) struct Reactor {
@@ -169,20 +86,61 @@ pub(super) struct Reactor {
     timer: Option<TimerFd>,
     /// When the timer will go off, if it is set.
     timer_at: Option<u64>,
+    /// The epoll set and the timer. Dropped by hand, before they are.
+    own: Option<(Own, Own)>,
 }
+
+/// The reactor's set, for other threads: to take out what they close.
+pub(super) struct Outlet {
+    own: Own,
+    registry: Registry,
+    /// The epoll set's and the timer's numbers in the reactor.
+    others: [RawFd; 2],
+}
+
+impl Outlet {
+    /// Whether the descriptor is this one, or one of the reactor's.
+    pub(super) fn is_one_of(&self, fd: RawFd) -> bool {
+        self.registry.as_raw_fd() == fd || self.others.contains(&fd)
+    }
+
+    /// False: it was not there.
+    fn take_out(&self, fd: RawFd) -> bool {
+        control(&self.registry, libc::EPOLL_CTL_DEL, fd, 0, 0).is_ok()
+    }
+}
+
+/// The descriptors of the set are not what they were.
+struct Lost;
 
 impl Reactor {
     fn new(shared: &HubShared) -> io::Result<Reactor> {
         let poll = Poll::new()?;
-        let waker = Waker::new(poll.registry(), WAKER)?;
         let registry = poll.registry().try_clone()?;
         let timer = TimerFd::new()?;
-        let timer_fd = timer.as_raw_fd();
-        poll.registry()
-            .register(&mut SourceFd(&timer_fd), TIMER, Interest::READABLE)?;
-        shared.inbox.set_waker(waker);
-        // A hub makes one reactor for each of its `HubShared`s.
-        let _ = shared.registry.set(registry);
+        let listen = |fd: RawFd, token: Token| {
+            let mut fd = SourceFd(&fd);
+            poll.registry().register(&mut fd, token, Interest::READABLE)
+        };
+        listen(timer.as_raw_fd(), TIMER)?;
+        match shared.inbox.waker() {
+            // It is not the first reactor here: the bell may be lost as well.
+            Some(bell) => {
+                bell.renew()?;
+                listen(bell.fd(), WAKER)?;
+            }
+            None => {
+                let bell = Bell::new()?;
+                listen(bell.fd(), WAKER)?;
+                shared.inbox.set_waker(bell);
+            }
+        }
+        *shared.outlet() = Some(Outlet {
+            own: Own::mark(registry.as_raw_fd()),
+            registry,
+            others: [poll.as_raw_fd(), timer.as_raw_fd()],
+        });
+        let own = (Own::mark(poll.as_raw_fd()), Own::mark(timer.as_raw_fd()));
         Ok(Reactor {
             poll,
             events: Events::with_capacity(EVENTS),
@@ -191,43 +149,69 @@ impl Reactor {
             generation: 0,
             timer: Some(timer),
             timer_at: None,
+            own: Some(own),
         })
     }
 
-    fn find(&self, fd: RawFd, owner: u64) -> Option<&Rc<Source>> {
-        let source = self.sources.get(usize::try_from(fd).ok()?)?.as_ref()?;
-        (source.owner == owner).then_some(source)
+    /// Its descriptors are not what they were: lets them be, and has whoever waits
+    /// register anew.
+    fn abandon(mut self, shared: &HubShared) {
+        drop(self.own.take());
+        if let Some(Outlet { own, registry, .. }) = shared.outlet().take() {
+            drop(own);
+            std::mem::forget(registry);
+        }
+        for source in std::mem::take(&mut self.sources).into_iter().flatten() {
+            source.step_aside();
+        }
+        self.events = Events::with_capacity(0);
+        std::mem::forget(self);
     }
 
-    fn register(&mut self, fd: RawFd, owner: u64, interest: Interest) -> io::Result<Rc<Source>> {
-        let index = usize::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+    fn at(&self, fd: RawFd) -> Option<&Rc<Source>> {
+        self.sources.get(usize::try_from(fd).ok()?)?.as_ref()
+    }
+
+    fn find(&self, fd: RawFd, owner: u64) -> Option<&Rc<Source>> {
+        self.at(fd).filter(|source| source.owner == owner)
+    }
+
+    fn control(
+        &self,
+        operation: libc::c_int,
+        fd: RawFd,
+        generation: u32,
+        wanted: u32,
+    ) -> Result<(), Errno> {
+        control(&self.poll, operation, fd, token(generation, fd), wanted)
+    }
+
+    fn register(
+        &mut self,
+        fd: RawFd,
+        owner: u64,
+        wanted: u32,
+        round: u64,
+    ) -> Result<Rc<Source>, Errno> {
+        let index = usize::try_from(fd).map_err(|_| libc::EBADF)?;
         self.generation = self.generation.wrapping_add(1);
-        let token = token(self.generation, index);
-        match self
-            .poll
-            .registry()
-            .register(&mut SourceFd(&fd), token, interest)
-        {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                // Left over from somebody who closed the number behind our back.
-                self.poll
-                    .registry()
-                    .reregister(&mut SourceFd(&fd), token, interest)?;
+        let generation = self.generation;
+        let is_known = match self.control(libc::EPOLL_CTL_ADD, fd, generation, wanted) {
+            // What is open there was registered before: under no owner, or by
+            // somebody who closed the number behind our back, and has it again.
+            Err(libc::EEXIST) => {
+                self.control(libc::EPOLL_CTL_MOD, fd, generation, wanted)?;
+                true
             }
-            other => other?,
-        }
-        let source = Rc::new(Source {
-            owner,
-            generation: self.generation,
-            gone: Cell::new(false),
-            read: Side::new(),
-            write: Side::new(),
-        });
+            other => other.map(|()| false)?,
+        };
+        let source = Rc::new(Source::new(owner, generation, wanted, round));
         if self.sources.len() <= index {
             self.sources.resize(index + 1, None);
         }
         match self.sources[index].replace(Rc::clone(&source)) {
-            Some(stale) => stale.wake_everybody(),
+            Some(stale) if is_known => stale.step_aside(),
+            Some(stale) => stale.leave(),
             None => self.registered += 1,
         }
         Ok(source)
@@ -241,31 +225,36 @@ impl Reactor {
     /// registered by the number and by what is open behind it.
     ///
     /// It asks for no more than is waited for: most descriptors can be written
-    /// to at any time, and would make an event of it at each call.
-    fn arm(&mut self, fd: RawFd, read: bool, write: bool) -> io::Result<Rc<Source>> {
-        let known = usize::try_from(fd)
-            .ok()
-            .and_then(|index| self.sources.get(index)?.clone());
-        let Some(source) = known else {
-            return self.register(fd, NOBODY, interest(read, write));
+    /// to at any time, and would make an event of it at each call. A greenlet
+    /// that waits for one descriptor in several ways asks in one round.
+    ///
+    /// # Errors
+    /// Those of `epoll_ctl`; EINVAL for the reactor's own descriptors.
+    fn arm(&mut self, fd: RawFd, wanted: u32, round: u64) -> Result<Rc<Source>, Errno> {
+        let Some(source) = self.at(fd).map(Rc::clone) else {
+            if is_own(fd) {
+                return Err(libc::EINVAL);
+            }
+            return self.register(fd, NOBODY, wanted, round);
         };
-        let all = source.owner != NOBODY;
-        let interest = interest(
-            all || read || !source.read.waiters.is_empty(),
-            all || write || !source.write.waiters.is_empty(),
-        );
-        let token = token(source.generation, fd as usize);
-        let registry = self.poll.registry();
-        match registry.reregister(&mut SourceFd(&fd), token, interest) {
-            Ok(()) => Ok(source),
+        // An owner has everything reported, and tells when it is closed.
+        if source.owner != NOBODY || source.covers_in(round, wanted) {
+            return Ok(source);
+        }
+        let wanted = wanted | source.wanted_by_others(round);
+        match self.control(libc::EPOLL_CTL_MOD, fd, source.generation, wanted) {
+            Ok(()) => {
+                source.set_asked(wanted, round);
+                Ok(source)
+            }
             Err(error) => {
                 self.sources[fd as usize] = None;
                 self.registered -= 1;
-                source.wake_everybody();
-                if error.kind() != io::ErrorKind::NotFound {
+                source.leave();
+                if error != libc::ENOENT {
                     return Err(error);
                 }
-                self.register(fd, NOBODY, interest)
+                self.register(fd, NOBODY, wanted, round)
             }
         }
     }
@@ -278,40 +267,42 @@ impl Reactor {
         self.registered -= 1;
         // The number may have been closed already; then the kernel has
         // forgotten it by itself.
-        let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
-        source.wake_everybody();
+        let _ = self.control(libc::EPOLL_CTL_DEL, fd, 0, 0);
+        source.leave();
     }
 
     /// Waits for at most `timeout` and wakes whom the events concern.
-    fn poll(&mut self, timeout: Option<Duration>) {
+    fn poll(&mut self, timeout: Option<Duration>) -> Result<(), Lost> {
+        // mio calls `epoll_wait`, which may be our own by now.
+        debug_assert!(pass::is_set());
         if let Err(error) = self.poll.poll(&mut self.events, timeout) {
-            // A signal ends the wait early, which is always allowed.
-            debug_assert_eq!(error.kind(), io::ErrorKind::Interrupted);
-            return;
+            return match error.raw_os_error() {
+                Some(libc::EBADF | libc::EINVAL) => Err(Lost),
+                // A signal ends the wait early, which is always allowed.
+                _ => Ok(()),
+            };
         }
         for event in &self.events {
-            let Token(token) = event.token();
             if event.token() == TIMER {
                 self.timer_at = None;
             }
+            let Token(token) = event.token();
             let (index, generation) = (token & 0xffff_ffff, (token >> 32) as u32);
             let Some(Some(source)) = self.sources.get(index) else {
                 continue;
             };
-            if source.generation != generation {
-                continue;
-            }
-            let failed = event.is_error();
-            if event.is_priority() {
-                source.read.urgent.set(true);
-            }
-            if event.is_readable() || event.is_read_closed() || failed {
-                source.read.ready(event.is_read_closed() || failed);
-            }
-            if event.is_writable() || event.is_write_closed() || failed {
-                source.write.ready(event.is_write_closed() || failed);
+            if source.generation == generation {
+                source.report(Report {
+                    readable: event.is_readable(),
+                    writable: event.is_writable(),
+                    urgent: event.is_priority(),
+                    read_closed: event.is_read_closed(),
+                    write_closed: event.is_write_closed(),
+                    failed: event.is_error(),
+                });
             }
         }
+        Ok(())
     }
 
     /// Sets the timer for `deadline`. An earlier setting stays: it wakes the
@@ -333,10 +324,9 @@ impl Reactor {
     }
 }
 
-impl Wake for Waker {
-    fn wake(&self) {
-        // It fails only where the eventfd is gone, and the hub with it.
-        let _ = Waker::wake(self);
+impl Drop for Reactor {
+    fn drop(&mut self) {
+        self.own = None;
     }
 }
 
@@ -344,8 +334,12 @@ impl Wake for Waker {
 /// at once, for the number may soon be somebody else's. The record of it, and
 /// who waits there, only that hub may touch, so it is left a note.
 pub(super) fn deregister_elsewhere(shared: &HubShared, fd: RawFd, owner: u64) {
-    if let Some(registry) = shared.registry.get() {
-        let _ = registry.deregister(&mut SourceFd(&fd));
+    let was_there = match &*shared.outlet() {
+        Some(outlet) => outlet.take_out(fd),
+        None => return,
+    };
+    // A descriptor without an owner is asked about wherever there is a reactor.
+    if was_there || owner != NOBODY {
         shared.push_retired(fd, owner);
     }
 }
@@ -361,19 +355,28 @@ impl Hub {
     }
 
     pub(super) fn register_source(&self, fd: RawFd, owner: u64) -> io::Result<Rc<Source>> {
-        self.ensure_reactor()?;
-        match self.reactor.borrow_mut().as_mut() {
-            Some(reactor) => reactor.register(fd, owner, interest(true, true)),
-            None => unreachable!("a reactor was just made"),
-        }
+        self.with_reactor(|reactor| {
+            reactor
+                .register(fd, owner, ALL, 0)
+                .map_err(io::Error::from_raw_os_error)
+        })?
     }
 
-    /// Has the reactor report when a descriptor without an owner is ready.
-    pub(super) fn arm_source(&self, fd: RawFd, read: bool, write: bool) -> io::Result<Rc<Source>> {
-        self.ensure_reactor()?;
-        match self.reactor.borrow_mut().as_mut() {
-            Some(reactor) => reactor.arm(fd, read, write),
-            None => unreachable!("a reactor was just made"),
+    /// Has the reactor report when a descriptor without an owner is ready, and
+    /// go on to report what others wait for who have asked in the same round.
+    ///
+    /// # Errors
+    /// As for `Reactor::arm`; also if there is no reactor, and none can be made.
+    pub(super) fn arm_source(
+        &self,
+        fd: RawFd,
+        wanted: u32,
+        round: u64,
+    ) -> Result<Rc<Source>, Errno> {
+        match self.with_reactor(|reactor| reactor.arm(fd, wanted, round)) {
+            Ok(armed) => armed,
+            // EBADF would say that the descriptor is closed.
+            Err(error) => Err(error.raw_os_error().unwrap_or(libc::EMFILE)),
         }
     }
 
@@ -389,24 +392,62 @@ impl Hub {
     pub(super) fn deregister_retired(&self) {
         let retired = self.shared.borrow().take_retired();
         for (fd, owner) in retired {
-            self.deregister_source(fd, owner);
+            match owner {
+                LOST => self.abandon_reactor(),
+                ALL_CLOSED => self.look_again(),
+                owner => self.deregister_source(fd, owner),
+            }
         }
     }
 
-    fn ensure_reactor(&self) -> io::Result<()> {
+    fn with_reactor<R>(&self, f: impl FnOnce(&mut Reactor) -> R) -> io::Result<R> {
         let mut reactor = self.reactor.borrow_mut();
-        if reactor.is_none() {
-            *reactor = Some(Reactor::new(&self.shared.borrow())?);
+        let reactor = match &mut *reactor {
+            Some(reactor) => reactor,
+            none => {
+                let made = Reactor::new(&self.shared.borrow())?;
+                super::foreign::everywhere().add(self);
+                none.insert(made)
+            }
+        };
+        Ok(f(reactor))
+    }
+
+    /// Somebody has closed the reactor's descriptors. The next wait makes it anew.
+    #[cold]
+    fn abandon_reactor(&self) {
+        let reactor = self.reactor.borrow_mut().take();
+        if let Some(reactor) = reactor {
+            reactor.abandon(&self.shared.borrow());
         }
-        Ok(())
+    }
+
+    /// Has everybody who waits for a descriptor try again, and register anew.
+    #[cold]
+    pub(super) fn look_again(&self) {
+        if let Some(reactor) = self.reactor.borrow_mut().as_mut() {
+            reactor.registered = 0;
+            for source in reactor.sources.drain(..).flatten() {
+                source.step_aside();
+            }
+        }
+    }
+
+    /// As `abandon_reactor`, if the descriptor is one of the reactor's.
+    pub(super) fn lose(&self, fd: RawFd) {
+        if self.shared.borrow().stands_on(fd) {
+            self.abandon_reactor();
+        }
     }
 
     /// Asks for events without waiting.
     pub(super) fn poll_reactor(&self) {
-        if let Some(reactor) = self.reactor.borrow_mut().as_mut() {
-            if reactor.registered > 0 {
-                reactor.poll(Some(Duration::ZERO));
-            }
+        let polled = match self.reactor.borrow_mut().as_mut() {
+            Some(reactor) if reactor.registered > 0 => reactor.poll(Some(Duration::ZERO)),
+            _ => return,
+        };
+        if let Err(Lost) = polled {
+            self.abandon_reactor();
         }
     }
 
@@ -416,7 +457,7 @@ impl Hub {
     pub(super) fn sleep_in_reactor(&self, housekeeping: Option<u64>) {
         let next = self.timers.borrow().next_deadline();
         let deadline = [next, housekeeping].into_iter().flatten().min();
-        if self.ensure_reactor().is_err() {
+        if self.with_reactor(|_| ()).is_err() {
             let wait = deadline.map_or(RETRY, |deadline| {
                 Duration::from_nanos(deadline.saturating_sub(clock::now_ns())).min(RETRY)
             });
@@ -427,11 +468,17 @@ impl Hub {
         if !shared.inbox.prepare_sleep() {
             return;
         }
-        if let Some(reactor) = self.reactor.borrow_mut().as_mut() {
-            let timeout = deadline.and_then(|deadline| reactor.set_timer(deadline));
-            reactor.poll(timeout);
-        }
+        let polled = match self.reactor.borrow_mut().as_mut() {
+            Some(reactor) => {
+                let timeout = deadline.and_then(|deadline| reactor.set_timer(deadline));
+                reactor.poll(timeout)
+            }
+            None => Ok(()),
+        };
         shared.inbox.woke_up();
+        if let Err(Lost) = polled {
+            self.abandon_reactor();
+        }
         self.polled_at.set(clock::now_ns());
     }
 }

@@ -90,6 +90,24 @@ pub(super) fn abort_unwinding(hub: &Hub) -> ! {
     std::process::abort()
 }
 
+/// A greenlet blocks its thread, in a way that belongs to the thread and not to the
+/// greenlet, and only this thread's greenlets could end that.
+#[cold]
+pub(crate) fn abort_blocked(hub: &Hub, what: &str) -> ! {
+    let mut out = String::from("greenlet: fatal: the greenlet \"");
+    let _ = hub.current().write_name(&mut out);
+    let _ = write!(
+        out,
+        "\" waits in {what}. Such a wait belongs to the OS thread, so no other greenlet of this \
+         thread runs meanwhile, and there is no other thread that could end it. Use the queues and \
+         locks of this crate (greenlet::queue, greenlet::sync) between greenlets, or give this code \
+         thread-locals of its own: spawn_isolated, or std::thread::spawn. Among "
+    );
+    let _ = write_report(hub, &mut out);
+    os::write_stderr(out.as_bytes());
+    std::process::abort()
+}
+
 /// For the overflow handler: writes the running greenlet's name and says how
 /// long it is. It runs in a signal handler: no allocation, no lock.
 pub(super) fn name_for_signal_handler(buffer: &mut [u8]) -> usize {
@@ -103,7 +121,7 @@ pub(super) fn name_for_signal_handler(buffer: &mut [u8]) -> usize {
 
 /// Whether this process has no other threads than this one and our helpers
 /// that have nothing to do.
-pub(super) fn no_other_threads() -> bool {
+pub(crate) fn no_other_threads() -> bool {
     // Asked whenever a hub goes to sleep on what other threads may end.
     let ours = 1 + crate::sys::helpers::idle();
     !os::has_more_threads_than(ours) && os::thread_count().is_some_and(|threads| threads <= ours)

@@ -2,9 +2,11 @@
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::inbox::{Inbox, Message};
+use super::own::Bell;
+use super::reactor::Outlet;
 use crate::sys::fork;
 use crate::sys::pass::PassThrough;
 
@@ -16,9 +18,9 @@ pub(crate) struct HubShared {
     /// epoll set, which it shares.
     fork: u32,
     closed: AtomicBool,
-    pub(crate) inbox: Inbox<mio::Waker>,
+    pub(crate) inbox: Inbox<Bell>,
     /// For taking descriptors out of the reactor from another thread.
-    pub(crate) registry: OnceLock<mio::Registry>,
+    outlet: Mutex<Option<Outlet>>,
     /// Descriptors that other threads have closed, with their owners.
     retired: Mutex<Vec<(RawFd, u64)>>,
 }
@@ -33,7 +35,7 @@ impl HubShared {
             fork: fork::generation(),
             closed: AtomicBool::new(false),
             inbox: Inbox::new(),
-            registry: OnceLock::new(),
+            outlet: Mutex::new(None),
             retired: Mutex::new(Vec::new()),
         })
     }
@@ -68,7 +70,17 @@ impl HubShared {
         std::mem::take(&mut *self.retired())
     }
 
-    fn retired(&self) -> std::sync::MutexGuard<'_, Vec<(RawFd, u64)>> {
+    pub(super) fn outlet(&self) -> MutexGuard<'_, Option<Outlet>> {
+        self.outlet.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the descriptor is one of those that the hub itself has.
+    pub(super) fn stands_on(&self, fd: RawFd) -> bool {
+        self.inbox.waker().is_some_and(|bell| bell.fd() == fd)
+            || matches!(&*self.outlet(), Some(outlet) if outlet.is_one_of(fd))
+    }
+
+    fn retired(&self) -> MutexGuard<'_, Vec<(RawFd, u64)>> {
         self.retired.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

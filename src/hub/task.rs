@@ -24,6 +24,7 @@ use std::panic::Location;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
+use super::address::InVain;
 use super::slab::Key;
 use super::switch::Head;
 use super::timers::TimerKey;
@@ -182,6 +183,8 @@ pub(crate) struct Task {
     pub(crate) ended: Cell<u64>,
     pub(crate) stack_size: StackSize,
     pub(crate) spawned_at: &'static Location<'static>,
+    /// How often it has come too late for what it waits for by address.
+    pub(super) in_vain: Cell<InVain>,
     /// Who waits for the end of this task.
     pub(crate) joiners: WaitQueue,
     pub(crate) extra: RefCell<Option<Box<Extra>>>,

@@ -32,6 +32,13 @@ interposed! {
         answer.answer() as c_int
     }
 
+    /// As `connect`, under glibc's second name.
+    #[cfg(not(target_feature = "crt-static"))]
+    fn __connect(fd: c_int, address: *const sockaddr, len: socklen_t) -> c_int {
+        // SAFETY: the caller's promise.
+        unsafe { connect(fd, address, len) }
+    }
+
     /// Accepts a connection; parks until there is one.
     fn accept(fd: c_int, address: *mut sockaddr, len: *mut socklen_t) -> c_int {
         // SAFETY: the caller's promise.

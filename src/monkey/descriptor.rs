@@ -3,13 +3,16 @@
 //! None of these waits. They are here for others: who waits for a number that is
 //! closed gets EBADF; and who asks for a descriptor's flags does not see those of
 //! the moment in which a greenlet's accept does not block.
+//!
+//! Nor does anybody close the hub's own descriptors here, who closes all that there
+//! may be: for the calls that close, nothing is open under those numbers.
 
 use std::ffi::{c_int, c_uint, c_ulong};
 
 use super::entry::{Answer, interposed, is_any_on, raw};
 use super::kernel;
 use crate::hub;
-use crate::sys::os::Errno;
+use crate::sys::os::{self, Errno};
 use crate::sys::pass;
 
 interposed! {
@@ -18,16 +21,26 @@ interposed! {
     /// Closes; greenlets that wait for the descriptor get EBADF.
     fn close(fd: c_int) -> c_int {
         if is_told() {
+            if hub::is_own(fd) {
+                return Err(libc::EBADF).answer() as c_int;
+            }
             hub::closing(fd);
         }
         // SAFETY: the caller's promise.
         unsafe { raw!(libc::SYS_close, fd) }.answer() as c_int
     }
 
+    /// As `close`, under glibc's second name.
+    #[cfg(not(target_feature = "crt-static"))]
+    fn __close(fd: c_int) -> c_int {
+        // SAFETY: the caller's promise.
+        unsafe { close(fd) }
+    }
+
     /// Closes what had the new number, as `close` does.
     fn dup2(old: c_int, new: c_int) -> c_int {
         if old != new && is_told() && is_open(old) {
-            hub::closing(new);
+            hub::replacing(new);
         }
         let answer = match old == new {
             // SAFETY: the caller's promise. dup3 would refuse this.
@@ -41,7 +54,7 @@ interposed! {
     /// Closes what had the new number, as `close` does.
     fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int {
         if old != new && flags & !libc::O_CLOEXEC == 0 && is_told() && is_open(old) {
-            hub::closing(new);
+            hub::replacing(new);
         }
         // SAFETY: the caller's promise.
         unsafe { raw!(libc::SYS_dup3, old, new, flags) }.answer() as c_int
@@ -49,11 +62,38 @@ interposed! {
 
     /// Closes a range of descriptors, as `close` does.
     fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
-        if flags & libc::CLOSE_RANGE_CLOEXEC as c_int == 0 && first <= last && is_told() {
-            hub::closing_range(first, last);
-        }
         // SAFETY: the caller's promise.
-        unsafe { raw!(libc::SYS_close_range, first, last, flags) }.answer() as c_int
+        let plain = |first: c_uint, last: c_uint| unsafe {
+            raw!(libc::SYS_close_range, first, last, flags)
+        };
+        let closes = flags & libc::CLOSE_RANGE_CLOEXEC as c_int == 0 && first <= last;
+        let answer = match closes && is_told() {
+            true => {
+                hub::closing_range(first, last);
+                let answer = around_our_own(first, last, plain);
+                hub::all_look_again();
+                answer
+            }
+            false => plain(first, last),
+        };
+        answer.answer() as c_int
+    }
+
+    /// Closes all descriptors from a number on, as `close` does.
+    fn closefrom(first: c_int) {
+        let first = c_uint::try_from(first).unwrap_or(0);
+        let saved = os::errno();
+        // SAFETY: the caller's promise.
+        if unsafe { close_range(first, c_uint::MAX, 0) } != 0 {
+            // As libc does where there is no such call: one by one. It could tell how
+            // many there are by /proc; so can we, by the size of the table.
+            let room = os::proc_field(c"/proc/self/status", b"FDSize:").unwrap_or(0);
+            for fd in first as usize..room {
+                // SAFETY: as above.
+                unsafe { close(fd as c_int) };
+            }
+        }
+        os::set_errno(saved);
     }
 
     /// Passes through, in turn with those that change the descriptor's flags.
@@ -89,6 +129,26 @@ fn is_told() -> bool {
     is_any_on() && !pass::is_set()
 }
 
+/// Makes the call for what is between our own descriptors.
+fn around_our_own(
+    first: c_uint,
+    last: c_uint,
+    mut call: impl FnMut(c_uint, c_uint) -> Result<usize, Errno>,
+) -> Result<usize, Errno> {
+    let mut from = first;
+    for own in hub::own_within(first, last) {
+        let own = own as c_uint;
+        if from < own {
+            call(from, own - 1)?;
+        }
+        from = own + 1;
+    }
+    match from <= last {
+        true => call(from, last),
+        false => Ok(0),
+    }
+}
+
 fn is_open(fd: c_int) -> bool {
     // SAFETY: the call takes no memory.
     unsafe { raw!(libc::SYS_fcntl, fd, libc::F_GETFD, 0) }.is_ok()
@@ -102,5 +162,31 @@ unsafe fn control(fd: c_int, command: c_int, argument: usize) -> Result<usize, E
     match command {
         libc::F_GETFL | libc::F_SETFL if is_told() => kernel::between_flags(call),
         _ => call(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn a_range_is_closed_around_what_is_our_own() {
+        // The hub of this thread gets its descriptors.
+        crate::sleep(std::time::Duration::from_millis(1));
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert!(!hub::is_own(file.as_raw_fd()));
+        let all: Vec<_> = hub::own_within(0, 10_000).map(|fd| fd as c_uint).collect();
+        let last = *all.last().unwrap();
+        let mut asked = Vec::new();
+        let answer = around_our_own(0, last, |first, last| {
+            asked.extend(first..=last);
+            Ok(0)
+        });
+        assert_eq!(answer, Ok(0));
+        // Other tests' hubs come and go meanwhile.
+        assert!(asked.is_sorted() && asked.len() < last as usize + 1);
+        let failed = around_our_own(0, last + 1, |_, _| Err(libc::EINVAL));
+        assert_eq!(failed, Err(libc::EINVAL));
     }
 }

@@ -1,11 +1,12 @@
 //! What the kernel is asked about a descriptor, by system calls that nobody
 //! interposes, and the moment in which a blocking descriptor does not block.
 
-use std::ffi::c_int;
+use std::ffi::{c_int, c_long, c_ulong};
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::RawFd;
+use std::ptr;
 
-use libc::{pollfd, socklen_t, timespec, timeval};
+use libc::{iovec, pollfd, sigset_t, socklen_t, timespec, timeval};
 
 use super::entry::raw;
 use crate::hub::{Guarded, Monitor};
@@ -121,18 +122,55 @@ pub(super) fn ready_for(fd: RawFd, events: i16) -> i16 {
 /// # Safety
 /// As for `poll`; a pointer that is no good is answered with EFAULT.
 pub(super) unsafe fn poll_now(fds: *mut pollfd, count: usize) -> Result<usize, Errno> {
-    let none = timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut none = NO_TIME;
     // SAFETY: the caller's promise; without a mask the rest is not looked at.
-    unsafe { raw!(libc::SYS_ppoll, fds, count, &raw const none, 0usize, 0usize) }
+    unsafe { raw!(libc::SYS_ppoll, fds, count, &raw mut none, 0usize, 0usize) }
+}
+
+/// No time at all.
+pub(super) const NO_TIME: timespec = timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
+
+pub(super) fn timespec_of(nanos: u64) -> timespec {
+    timespec {
+        tv_sec: (nanos / 1_000_000_000) as libc::time_t,
+        tv_nsec: (nanos % 1_000_000_000) as c_long,
+    }
+}
+
+/// Of a time that is none before the epoch.
+pub(super) fn nanos_of(time: timespec) -> u64 {
+    (time.tv_sec as u64)
+        .saturating_mul(1_000_000_000)
+        .saturating_add(time.tv_nsec as u64)
+}
+
+/// `poll`'s milliseconds as nanoseconds. A negative number is for ever.
+pub(super) fn time_of_millis(millis: c_int) -> Option<u64> {
+    u64::try_from(millis).ok().map(|millis| millis * 1_000_000)
+}
+
+/// As `time_at`, where no pointer is for ever.
+///
+/// # Safety
+/// As there.
+pub(super) unsafe fn time_or_never(time: *const timespec) -> Result<Option<u64>, Errno> {
+    if time.is_null() {
+        return Ok(None);
+    }
+    // SAFETY: the caller's promise.
+    unsafe { time_at(time) }.map(Some)
 }
 
 /// A length of time that the caller has given by a pointer, in nanoseconds.
 ///
 /// # Errors
 /// EFAULT and EINVAL, as the kernel would say: it is asked.
+///
+/// # Safety
+/// The pointer is good, or no good in a way that the kernel finds out.
 pub(super) unsafe fn time_at(time: *const timespec) -> Result<u64, Errno> {
     // FUTEX_WAIT reads its timeout first and then finds that the word is not what
     // it is said to be, so it never waits.
@@ -143,14 +181,96 @@ pub(super) unsafe fn time_at(time: *const timespec) -> Result<u64, Errno> {
     match answer {
         Err(libc::EAGAIN) => {
             // SAFETY: the kernel has just read it from there.
-            let time = unsafe { time.read_unaligned() };
-            Ok((time.tv_sec as u64)
-                .saturating_mul(1_000_000_000)
-                .saturating_add(time.tv_nsec as u64))
+            Ok(nanos_of(unsafe { time.read_unaligned() }))
         }
         Err(error) => Err(error),
         Ok(_) => Err(libc::EINVAL),
     }
+}
+
+/// Reads words that the caller has given a pointer to, and says how many could be
+/// read.
+///
+/// # Safety
+/// The pointer is good, or no good in a way that the kernel finds out.
+pub(super) unsafe fn peek(from: *const c_ulong, words: &mut [c_ulong]) -> usize {
+    let len = size_of_val(words);
+    if len == 0 {
+        return 0;
+    }
+    let ours = iovec {
+        iov_base: words.as_mut_ptr().cast(),
+        iov_len: len,
+    };
+    let theirs = iovec {
+        iov_base: from.cast_mut().cast(),
+        iov_len: len,
+    };
+    // SAFETY: a process has a number.
+    let process = unsafe { libc::getpid() };
+    // SAFETY: the kernel writes at most `len` bytes into a slice of that length, and
+    // finds out whether it can read the others.
+    let read = unsafe {
+        raw!(
+            libc::SYS_process_vm_readv,
+            process,
+            &raw const ours,
+            1usize,
+            &raw const theirs,
+            1usize,
+            0usize
+        )
+    };
+    match read {
+        Ok(bytes) => bytes / size_of::<c_ulong>(),
+        Err(libc::EFAULT) => 0,
+        // Somebody has forbidden the call; so it is as in libc: good, or a crash.
+        Err(_) => {
+            for (at, word) in words.iter_mut().enumerate() {
+                // SAFETY: the caller's promise.
+                *word = unsafe { from.wrapping_add(at).read_unaligned() };
+            }
+            words.len()
+        }
+    }
+}
+
+/// The length of the kernel's signal sets; libc's are longer.
+pub(super) const MASK_SIZE: usize = 8;
+
+/// Whether a signal mask is the one that the thread has anyway.
+///
+/// # Safety
+/// The kernel has just read it.
+pub(super) unsafe fn is_present_mask(mask: *const sigset_t) -> bool {
+    let mut present = 0u64;
+    let none = ptr::null::<sigset_t>();
+    let out = &raw mut present;
+    // SAFETY: the kernel writes eight bytes into a live variable.
+    let asked = unsafe {
+        raw!(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_BLOCK,
+            none,
+            out,
+            MASK_SIZE
+        )
+    };
+    // SAFETY: the caller's promise.
+    let mask = unsafe { mask.cast::<u64>().read_unaligned() };
+    // These two cannot be blocked, and their bits mean nothing.
+    let never = 1 << (libc::SIGKILL - 1) | 1 << (libc::SIGSTOP - 1);
+    asked.is_ok() && mask & !never == present & !never
+}
+
+/// Nanoseconds of some clock.
+pub(super) fn now(id: libc::clockid_t) -> u64 {
+    let mut time = timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes one timespec.
+    unsafe { libc::clock_gettime(id, &mut time) };
+    (time.tv_sec as u64)
+        .saturating_mul(1_000_000_000)
+        .saturating_add(time.tv_nsec as u64)
 }
 
 /// Held by whoever changes the flags of a descriptor, or looks at them.

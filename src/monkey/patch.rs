@@ -14,6 +14,11 @@ static TABLES: &[&[Row]] = &[
     super::connect::ROWS,
     super::stream::ROWS,
     super::descriptor::ROWS,
+    super::poll::ROWS,
+    super::select::ROWS,
+    super::epoll::ROWS,
+    super::futex::ROWS,
+    super::join::ROWS,
 ];
 
 fn rows() -> impl Iterator<Item = &'static Row> {
@@ -155,6 +160,9 @@ impl Patch {
                 return Err(PatchError::NotInterposed { symbol: row.name });
             }
         }
+        if self.parts & Part::Locks.bit() != 0 {
+            super::futex::prepare();
+        }
         entry::switch_on(self.parts);
         Ok(())
     }
@@ -172,7 +180,9 @@ fn is_in_place(row: &Row) -> bool {
     };
     // SAFETY: the name is a string with its end.
     let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
-    found as usize == ours
+    // A libc that has none of that name exports none of ours; who calls it is in the
+    // program itself.
+    found.is_null() || found as usize == ours
 }
 
 /// Whether a function of libc, or a part by its name in [`Patch`], is patched.

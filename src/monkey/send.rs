@@ -25,6 +25,13 @@ interposed! {
         unsafe { transmit(fd, buffer, len, flags, ptr::null(), 0) }.answer()
     }
 
+    /// As `send`, under glibc's second name.
+    #[cfg(not(target_feature = "crt-static"))]
+    fn __send(fd: c_int, buffer: *const c_void, len: size_t, flags: c_int) -> ssize_t {
+        // SAFETY: the caller's promise.
+        unsafe { send(fd, buffer, len, flags) }
+    }
+
     /// Sends all to an address; parks while there is no room.
     fn sendto(
         fd: c_int,

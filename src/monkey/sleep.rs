@@ -51,6 +51,13 @@ interposed! {
         slept.answer() as c_int
     }
 
+    /// As `nanosleep`, under glibc's second name.
+    #[cfg(not(target_feature = "crt-static"))]
+    fn __nanosleep(time: *const timespec, rest: *mut timespec) -> c_int {
+        // SAFETY: the caller's promise.
+        unsafe { nanosleep(time, rest) }
+    }
+
     /// Sleeps, for a time or until a moment; others run.
     fn clock_nanosleep(
         id: clockid_t,
@@ -133,26 +140,13 @@ unsafe fn absolute(hub: &Hub, id: clockid_t, time: *const timespec) -> Result<us
     let moment = unsafe { kernel::time_at(time) }?;
     loop {
         // A clock that can be set is looked at again after the wait.
-        let left = moment.saturating_sub(now(id));
+        let left = moment.saturating_sub(kernel::now(id));
         if hub.refusal().is_some() {
             return Ok(0);
         }
         hub.sleep_quietly(clock::now_ns().saturating_add(left));
-        if now(id) >= moment {
+        if kernel::now(id) >= moment {
             return Ok(0);
         }
     }
-}
-
-/// Nanoseconds of some clock.
-fn now(id: clockid_t) -> u64 {
-    let mut time = timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: the kernel writes one timespec.
-    unsafe { libc::clock_gettime(id, &mut time) };
-    (time.tv_sec as u64)
-        .saturating_mul(1_000_000_000)
-        .saturating_add(time.tv_nsec as u64)
 }

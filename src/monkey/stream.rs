@@ -82,6 +82,20 @@ interposed! {
         answer.answer()
     }
 
+    /// As `read`, under glibc's second name.
+    #[cfg(not(target_feature = "crt-static"))]
+    fn __read(fd: c_int, buffer: *mut c_void, len: size_t) -> ssize_t {
+        // SAFETY: the caller's promise.
+        unsafe { read(fd, buffer, len) }
+    }
+
+    /// As `write`, under glibc's second name.
+    #[cfg(not(target_feature = "crt-static"))]
+    fn __write(fd: c_int, buffer: *const c_void, len: size_t) -> ssize_t {
+        // SAFETY: the caller's promise.
+        unsafe { write(fd, buffer, len) }
+    }
+
     /// As `read`; aborts if the buffer is too small.
     #[cfg(not(target_feature = "crt-static"))]
     fn __read_chk(fd: c_int, buffer: *mut c_void, len: size_t, room: size_t) -> ssize_t {

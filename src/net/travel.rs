@@ -3,13 +3,13 @@
 //! The bytes say which kind of socket it is and what its user has set; the descriptor travels in the luggage of
 //! the message. See `process/luggage.rs`.
 
-use serde::de::{self, Deserialize, Deserializer};
+use serde::de::{Deserialize, Deserializer};
 use serde::ser::{self, Serialize, Serializer};
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::socket::Socket;
 use super::{TcpListener, TcpStream, UdpSocket, UnixDatagram, UnixListener, UnixStream};
-use crate::process::{put_into_luggage, take_from_luggage};
+use crate::process::luggage;
 
 /// What is written of a socket.
 type Written = (u8, u32, bool);
@@ -22,7 +22,7 @@ fn write<T: AsFd, S: Serializer>(
     if socket.is_closed() {
         return Err(ser::Error::custom("the socket was closed"));
     }
-    let place = put_into_luggage(socket.as_fd()).map_err(ser::Error::custom)?;
+    let place = luggage::put::<S::Error>(socket.as_fd())?;
     let written: Written = (kind, place, socket.is_nonblocking());
     written.serialize(serializer)
 }
@@ -34,9 +34,9 @@ where
 {
     let (written, place, nonblocking) = Written::deserialize(deserializer)?;
     if written != kind {
-        return Err(de::Error::custom("it is another kind of socket"));
+        return Err(luggage::complain("it is another kind of socket"));
     }
-    let fd = take_from_luggage(place).map_err(de::Error::custom)?;
+    let fd = luggage::take::<D::Error>(place)?;
     Ok(Socket::arrived(T::from(fd), nonblocking))
 }
 

@@ -1,5 +1,7 @@
-//! Why a job could not be sent to another process, and why it has no result.
+//! Why a job could not be sent to another process, and why it has no result; why a queue between processes did not
+//! do what it was asked for.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -106,5 +108,83 @@ pub enum ProcessError {
     Forked,
     /// The connection to the worker failed.
     #[error("the connection to the worker process failed: {0}")]
+    System(#[from] io::Error),
+}
+
+/// Why a [`Queue`](super::Queue) has not taken an item, with the item.
+#[derive(Error)]
+#[non_exhaustive]
+pub enum PutError<T> {
+    /// There was no room, at once or in time.
+    #[error("the queue is full")]
+    Full(T),
+    /// The queue was shut down.
+    #[error("the queue is shut down")]
+    ShutDown(T),
+    /// The item cannot be serialised.
+    #[error("the item cannot be serialised: {reason}")]
+    Item {
+        /// What was to be put.
+        item: T,
+        /// What was wrong.
+        reason: String,
+    },
+    /// There is no memory for the item, or no descriptor to lock the queue with.
+    #[error("the item could not be put: {error}")]
+    System {
+        /// What was to be put.
+        item: T,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+impl<T> PutError<T> {
+    /// What was to be put.
+    pub fn into_inner(self) -> T {
+        match self {
+            PutError::Full(item) | PutError::ShutDown(item) => item,
+            PutError::Item { item, .. } | PutError::System { item, .. } => item,
+        }
+    }
+}
+
+impl<T> fmt::Debug for PutError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PutError::Full(_) => f.write_str("Full(..)"),
+            PutError::ShutDown(_) => f.write_str("ShutDown(..)"),
+            PutError::Item { reason, .. } => {
+                let mut shown = f.debug_struct("Item");
+                shown.field("reason", reason).finish_non_exhaustive()
+            }
+            PutError::System { error, .. } => {
+                let mut shown = f.debug_struct("System");
+                shown.field("error", error).finish_non_exhaustive()
+            }
+        }
+    }
+}
+
+/// Why a [`Queue`](super::Queue) has not given an item.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum GetError {
+    /// There was none, at once or in time.
+    #[error("the queue is empty")]
+    Empty,
+    /// The queue was shut down, and holds no more items.
+    #[error("the queue is shut down")]
+    ShutDown,
+    /// No item could be made out of what was got, which is gone.
+    #[error("the item, of type {of}, could not be decoded: {reason}")]
+    Decode {
+        /// The name of the item's type.
+        of: &'static str,
+        /// What was wrong.
+        reason: String,
+    },
+    /// No descriptor is left to lock the queue with, or no memory for the item.
+    #[error("no item could be got: {0}")]
     System(#[from] io::Error),
 }

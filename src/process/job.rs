@@ -24,6 +24,7 @@ use std::os::fd::OwnedFd;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::diagnose::complaint_of;
 use super::error::{ProcessError, SpawnError};
 use super::luggage;
 use super::wire::Message;
@@ -147,7 +148,7 @@ impl Reply {
     pub(crate) fn into_result<R: DeserializeOwned>(self) -> Result<R, JoinError> {
         let error = match self.0.kind {
             kind::VALUE => {
-                return decode(self.0).map_err(|reason| {
+                return decode_message(self.0).map_err(|reason| {
                     let of = type_name::<R>();
                     JoinError::Process(ProcessError::Decode { of, reason })
                 });
@@ -175,7 +176,7 @@ where
     // SAFETY: `Request::new` has sent this trampoline together with a function of this type.
     let f = unsafe { std::mem::transmute::<usize, fn(A) -> R>(function) };
     let done = hub::catch(|| {
-        let argument = match decode::<A>(request) {
+        let argument = match decode_message::<A>(request) {
             Ok(argument) => argument,
             Err(reason) => return Reply::text(kind::BAD_ARGUMENT, type_name::<A>(), reason),
         };
@@ -206,21 +207,27 @@ fn message_of(payload: &Payload) -> String {
 
 /// A value as bytes, and the descriptors that belong to it.
 pub(super) fn encode<T: Serialize>(value: &T) -> Result<(Vec<u8>, Vec<OwnedFd>), String> {
-    let (bytes, descriptors, error) = luggage::pack(|| postcard::to_stdvec(value));
-    match (bytes, error) {
-        (Ok(bytes), None) => Ok((bytes, descriptors)),
-        (_, Some(error)) => Err(format!("no copy of a descriptor could be made: {error}")),
-        (Err(error), None) => Err(error.to_string()),
-    }
+    let (bytes, descriptors) = luggage::pack(|| {
+        let bytes = postcard::to_stdvec(value);
+        bytes.map_err(|error| complaint_of(value).unwrap_or_else(|| error.to_string()))
+    });
+    bytes.map(|bytes| (bytes, descriptors))
 }
 
-fn decode<T: DeserializeOwned>(message: Message) -> Result<T, String> {
+/// A value out of bytes, and the descriptors that have come with them.
+pub(super) fn decode<T: DeserializeOwned>(
+    bytes: &[u8],
+    descriptors: Vec<OwnedFd>,
+) -> Result<T, String> {
+    let (value, complaint) = luggage::unpack(descriptors, || postcard::from_bytes(bytes));
+    value.map_err(|error: postcard::Error| complaint.unwrap_or_else(|| error.to_string()))
+}
+
+fn decode_message<T: DeserializeOwned>(message: Message) -> Result<T, String> {
     if message.lost_descriptors {
         return Err(String::from(
             "not all of its descriptors have arrived, for the process has no more of them (RLIMIT_NOFILE)",
         ));
     }
-    luggage::unpack(message.descriptors, || {
-        postcard::from_bytes(&message.body).map_err(|error| error.to_string())
-    })
+    decode(&message.body, message.descriptors)
 }

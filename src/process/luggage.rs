@@ -15,8 +15,9 @@
 //! greenlet may pack a bag of its own. What is left in a bag when it is closed is closed.
 
 use std::cell::RefCell;
-use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+
+use serde::{de, ser};
 
 use crate::hub::Hub;
 
@@ -33,10 +34,10 @@ struct Bag {
 }
 
 enum Contents {
-    /// What has been put in, and the first error.
-    Packing(Vec<OwnedFd>, Option<io::Error>),
-    /// What nobody has taken out yet.
-    Unpacking(Vec<Option<OwnedFd>>),
+    /// What has been put in.
+    Packing(Vec<OwnedFd>),
+    /// What nobody has taken out yet, and what was said when something could not be.
+    Unpacking(Vec<Option<OwnedFd>>, Option<String>),
 }
 
 /// Closes its bag when it is dropped.
@@ -91,71 +92,99 @@ fn with_bag<R>(f: impl FnOnce(&mut Contents) -> Option<R>) -> Result<R, Stray> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stray;
 
-/// Runs `f` with an open bag, and returns what was put into it, and the error that kept something out.
-pub(super) fn pack<R>(f: impl FnOnce() -> R) -> (R, Vec<OwnedFd>, Option<io::Error>) {
-    let open = Open::new(Contents::Packing(Vec::new(), None));
+/// Runs `f` with an open bag, and returns what was put into it.
+pub(super) fn pack<R>(f: impl FnOnce() -> R) -> (R, Vec<OwnedFd>) {
+    let open = Open::new(Contents::Packing(Vec::new()));
     let result = f();
     match open.close() {
-        Some(Contents::Packing(packed, error)) => (result, packed, error),
-        _ => (result, Vec::new(), None),
+        Some(Contents::Packing(packed)) => (result, packed),
+        _ => (result, Vec::new()),
     }
 }
 
-/// Runs `f` with a bag that holds these descriptors.
-pub(super) fn unpack<R>(luggage: Vec<OwnedFd>, f: impl FnOnce() -> R) -> R {
+/// Runs `f` with a bag that holds these descriptors, and returns what was complained of.
+pub(super) fn unpack<R>(luggage: Vec<OwnedFd>, f: impl FnOnce() -> R) -> (R, Option<String>) {
     let luggage = luggage.into_iter().map(Some).collect();
-    let _open = Open::new(Contents::Unpacking(luggage));
-    f()
+    let open = Open::new(Contents::Unpacking(luggage, None));
+    let result = f();
+    match open.close() {
+        Some(Contents::Unpacking(_, complaint)) => (result, complaint),
+        _ => (result, None),
+    }
 }
 
 /// Puts a copy of a descriptor into the bag that is being packed, and returns its place there.
 ///
 /// # Errors
-/// A text for the serialiser's error: nothing is being sent to another process, or there is no descriptor left.
-pub(crate) fn put(fd: BorrowedFd<'_>) -> Result<u32, String> {
+/// Nothing is being sent to another process, or there is no descriptor left.
+pub(crate) fn put<E: ser::Error>(fd: BorrowedFd<'_>) -> Result<u32, E> {
     let copy = fd.try_clone_to_owned();
     let put = with_bag(|contents| match contents {
-        Contents::Packing(packed, error) => Some(match copy {
-            Ok(copy) => {
-                packed.push(copy);
-                Ok(packed.len() as u32 - 1)
-            }
-            Err(new) => {
-                let text = format!("no copy of a descriptor could be made: {new}");
-                error.get_or_insert(new);
-                Err(text)
-            }
-        }),
-        Contents::Unpacking(_) => None,
+        Contents::Packing(packed) => Some(copy.map(|copy| {
+            packed.push(copy);
+            packed.len() as u32 - 1
+        })),
+        Contents::Unpacking(..) => None,
     });
-    put.unwrap_or_else(|Stray| {
-        Err(String::from(
+    match put {
+        Ok(Ok(place)) => Ok(place),
+        Ok(Err(error)) => {
+            let text = format!("no copy of a descriptor could be made: {error}");
+            Err(E::custom(text))
+        }
+        Err(Stray) => Err(E::custom(
             "a descriptor can be serialised only as part of what is sent to another process of this program",
-        ))
-    })
+        )),
+    }
 }
 
 /// Takes the descriptor at a place out of the bag that has arrived.
 ///
 /// # Errors
-/// A text for the deserialiser's error: nothing has arrived from another process, or not this.
-pub(crate) fn take(place: u32) -> Result<OwnedFd, &'static str> {
+/// Nothing has arrived from another process, or not this.
+pub(crate) fn take<E: de::Error>(place: u32) -> Result<OwnedFd, E> {
     let taken = with_bag(|contents| match contents {
-        Contents::Unpacking(left) => {
-            let found = left.get_mut(place as usize).and_then(Option::take);
-            Some(found.ok_or("no descriptor has arrived at this place, or it was taken out before"))
+        Contents::Unpacking(left, _) => Some(left.get_mut(place as usize).and_then(Option::take)),
+        Contents::Packing(..) => None,
+    });
+    match taken {
+        Ok(Some(fd)) => Ok(fd),
+        Ok(None) => Err(complain(
+            "no descriptor has arrived at this place, or it was taken out before",
+        )),
+        Err(Stray) => Err(E::custom(
+            "a descriptor can be deserialised only from what another process of this program has sent",
+        )),
+    }
+}
+
+/// A deserialiser's error, whose text is kept in the bag: the format that values travel in forgets it.
+pub(crate) fn complain<E: de::Error>(text: &str) -> E {
+    // Without a bag the error itself is all there is.
+    let _ = with_bag(|contents| match contents {
+        Contents::Unpacking(_, complaint) => {
+            complaint.get_or_insert_with(|| text.to_owned());
+            Some(())
         }
         Contents::Packing(..) => None,
     });
-    taken.unwrap_or(Err(
-        "a descriptor can be deserialised only from what another process of this program has sent",
-    ))
+    E::custom(text)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::os::fd::AsFd;
+
+    type Error = serde::de::value::Error;
+
+    fn put(fd: BorrowedFd<'_>) -> Result<u32, std::fmt::Error> {
+        super::put(fd)
+    }
+
+    fn take(place: u32) -> Result<OwnedFd, Error> {
+        super::take(place)
+    }
 
     fn a_file() -> std::fs::File {
         std::fs::File::open("/dev/null").unwrap()
@@ -164,19 +193,21 @@ mod tests {
     #[test]
     fn what_is_put_in_comes_out_once() {
         let file = a_file();
-        let (places, packed, error) = pack(|| [put(file.as_fd()), put(file.as_fd())]);
+        let (places, packed) = pack(|| [put(file.as_fd()), put(file.as_fd())]);
         assert_eq!(places, [Ok(0), Ok(1)]);
-        assert!(packed.len() == 2 && error.is_none());
+        assert_eq!(packed.len(), 2);
         unpack(packed, || {
             assert!(take(1).is_ok() && take(1).is_err() && take(0).is_ok());
             assert!(take(2).is_err());
         });
+        let (_, complaint) = unpack(Vec::new(), || take(0).is_err());
+        assert!(complaint.unwrap().contains("no descriptor has arrived"));
     }
 
     #[test]
     fn without_a_bag_nothing_can_be_put_or_taken() {
         assert!(put(a_file().as_fd()).is_err() && take(0).is_err());
-        let (inner, ..) = pack(|| take(0));
+        let (inner, _) = pack(|| take(0));
         assert!(inner.is_err());
         unpack(Vec::new(), || assert!(put(a_file().as_fd()).is_err()));
     }
@@ -191,7 +222,7 @@ mod tests {
             })
         };
         let other = crate::spawn(pack_two);
-        let (places, packed, _) = pack_two();
+        let (places, packed) = pack_two();
         assert_eq!(places, (Ok(0), Ok(1)));
         assert_eq!(packed.len(), 2);
         assert_eq!(other.join().unwrap().0, (Ok(0), Ok(1)));
@@ -200,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_bag_inside_of_a_bag_is_another_one() {
-        let (inner, packed, _) = pack(|| {
+        let (inner, packed) = pack(|| {
             put(a_file().as_fd()).unwrap();
             pack(|| put(a_file().as_fd()))
         });

@@ -21,7 +21,7 @@ use super::watched::Watched;
 use super::wire::Wire;
 use super::{entry, reaper};
 use crate::hub::{Direction, Patience};
-use crate::sys::{child, fork, passing};
+use crate::sys::{child, fork, passing, shared};
 
 /// The worker as a process: it can be waited for, and sent signals, from anywhere in its parent.
 pub(crate) struct Process {
@@ -90,7 +90,7 @@ impl Process {
             Ok(None) => return Err(io::ErrorKind::WouldBlock.into()),
             // Either it has been waited for by somebody else, or it has not ended and nobody ever will be told.
             Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {
-                if !child::has_ended(self.descriptor.as_fd()) {
+                if !shared::is_readable(self.descriptor.as_fd()) {
                     return Err(io::ErrorKind::WouldBlock.into());
                 }
                 Ended::Somehow
@@ -132,7 +132,7 @@ impl Process {
 
     /// Whether there is nothing to wait for.
     pub(super) fn is_over(&self) -> bool {
-        !matches!(self.wait(Patience::None), Ok(None))
+        self.is_ours().is_err() || self.try_wait().is_ok()
     }
 }
 

@@ -293,19 +293,3 @@ pub(crate) fn main_stack_size() -> usize {
         _ => 8 << 20,
     }
 }
-
-/// Whether the process of a descriptor has ended.
-pub(crate) fn has_ended(process: BorrowedFd<'_>) -> bool {
-    let mut poll = libc::pollfd {
-        fd: process.as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    };
-    let now = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    let arguments = [(&raw mut poll) as usize, 1, (&raw const now) as usize, 0];
-    // SAFETY: the kernel reads and writes one pollfd, reads one time, and no mask.
-    unsafe { os::syscall(libc::SYS_ppoll, arguments) == Ok(1) }
-}

@@ -240,6 +240,13 @@ pub(crate) fn library_of(address: usize) -> Option<PathBuf> {
     Some(PathBuf::from(OsStr::from_bytes(name.to_bytes())))
 }
 
+/// A number for some bytes. Others rarely have the same.
+pub(crate) fn hash(bytes: &[u8]) -> u64 {
+    let mut hash = Hash::new();
+    hash.add(bytes);
+    hash.0
+}
+
 /// FNV-1a.
 struct Hash(u64);
 

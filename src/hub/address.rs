@@ -1,0 +1,607 @@
+//! Waiting by address: whoever waits for a word in memory queues here, under the
+//! address of that word, and is woken by whoever has changed it. It is what the
+//! kernel's futexes are, with greenlets among those who wait.
+//!
+//! ```text
+//!   address ──hash──▶ Bucket { lock, head ──▶ Node ◀──▶ Node ◀──▶ Node ◀── tail }
+//!                                             0x5580    0x7f10    0x5580
+//!                                             greenlet  thread    greenlet
+//!                                             (each in the frame of who waits)
+//!
+//!   wait:  lock ─▶ is the word still as it was? ─▶ link ─▶ unlock ─▶ park
+//!   wake:  the word has been changed ─▶ lock ─▶ unlink and claim, first come
+//!          first served ─▶ unlock ─▶ tell other hubs and other threads
+//! ```
+//!
+//! Plain threads queue here as well, each beside a word of its own on which it
+//! blocks. If they waited in the kernel instead, one half of those who wait would
+//! always be asked before the other, whatever their order: whoever wakes one at a
+//! time, as a mutex does, would starve the other half as long as there is anybody
+//! in the first. Only who began to wait before this table was in use is in the
+//! kernel, and is counted, so that a wake-up asks the kernel only if it must.
+//!
+//! # Rules
+//! * An address is a number here. Waking never looks at what is there: it may have
+//!   been freed since. A wake-up can therefore find somebody who waits for another
+//!   thing that stands at the same address by now, and everybody who waits has to
+//!   look at its word again, as with the kernel's futexes.
+//! * A bucket's lock is held for nanoseconds, nothing is allocated under it, and no
+//!   code but ours runs there. A signal handler may find it held by the thread that
+//!   it interrupts: then it leaves a note in the lock's word, and whoever lets go
+//!   of the lock wakes everybody in the bucket.
+//! * In the child of a fork a lock is free that another thread held, and the queues
+//!   are empty: of all who waited nobody is here.
+//! * These waits are not interruptible: a kill or a timeout stays pending. Code that
+//!   waits for a lock has no way to go on without it.
+
+use std::cell::{Cell, UnsafeCell};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
+use std::time::Duration;
+
+use super::Hub;
+use super::wait::{Answer, Delivery, Kind, Reason, Waiter, Woken};
+use crate::sys::os::{self, Errno};
+use crate::sys::{clock, fork};
+
+/// How a wait has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Slept {
+    Woken,
+    TimedOut,
+    /// It did not begin: the word was not as it was said to be.
+    Changed,
+}
+
+/// How a greenlet waits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sleep {
+    pub(crate) reason: Reason,
+    pub(crate) kind: Kind,
+    pub(crate) deadline: Option<u64>,
+}
+
+/// Whom to wake, and who is to be woken: those with a bit in common.
+pub(crate) const ANY: u32 = u32::MAX;
+
+/// So often a greenlet is woken and finds that it came too late, before the one
+/// who wakes it lets it go first: see `InVain`.
+const PATIENCE: u32 = 20;
+
+/// Who waits in one bucket.
+#[repr(align(128))]
+struct Bucket {
+    /// 0, or who holds the lock: see `owner`.
+    lock: AtomicU64,
+    /// How many nodes are linked: whoever finds none need not take the lock.
+    linked: AtomicU32,
+    /// How many threads may be waiting in the kernel for an address of this bucket.
+    in_kernel: AtomicU32,
+    /// An address at which there was memory when it was last asked for.
+    known: AtomicUsize,
+    queue: Queue,
+}
+
+/// What the lock guards.
+struct Queue {
+    head: Cell<*const Node>,
+    tail: Cell<*const Node>,
+    /// Numbers nodes in the order in which they come.
+    next: Cell<u64>,
+    fork: Cell<u32>,
+}
+
+// SAFETY: the queue is reached under the bucket's lock only, and what its nodes
+// point to is made for several threads.
+unsafe impl Sync for Bucket {}
+
+/// A place in the queue of an address.
+struct Node {
+    prev: Cell<*const Node>,
+    next: Cell<*const Node>,
+    linked: Cell<bool>,
+    number: Cell<u64>,
+    address: usize,
+    bits: u32,
+    /// How often it has been woken in vain, if it is a greenlet.
+    in_vain: u32,
+    /// It was woken by a greenlet of its own hub.
+    by_neighbour: Cell<bool>,
+    sleeper: Sleeper,
+}
+
+/// Both live in the frame that the node is in.
+#[derive(Clone, Copy)]
+enum Sleeper {
+    Greenlet(*const Waiter),
+    /// 0 while it sleeps.
+    Thread(*const AtomicU32),
+}
+
+const BUCKETS: usize = 256;
+
+static TABLE: [Bucket; BUCKETS] = [const { Bucket::new() }; BUCKETS];
+
+/// Parks the current greenlet until somebody wakes the address with a bit in
+/// common, for as long as `still` says, under the bucket's lock, that there is
+/// something to wait for: it looks at the word.
+///
+/// Nothing is thrown. If nothing can end the wait any more, that is reported once.
+pub(crate) fn wait(
+    hub: &Hub,
+    address: usize,
+    bits: u32,
+    still: impl Fn() -> bool,
+    sleep: Sleep,
+) -> Slept {
+    let saved = os::errno();
+    let bucket = Bucket::of(address);
+    let task = hub.current();
+    let in_vain = task.in_vain.take().so_far(address, hub.ticks.get());
+    let mut kind = sleep.kind;
+    let slept = loop {
+        let waiter = Waiter::new(hub, sleep.reason, kind, false);
+        waiter.set_queued();
+        let node = Node::new(address, bits, in_vain, Sleeper::Greenlet(&waiter));
+        if !bucket.enter(&node, &still) {
+            break Slept::Changed;
+        }
+        let woken = waiter.park(hub, sleep.deadline);
+        // Who answers takes the node out first, and touches neither it nor the
+        // waiter after the claim.
+        match woken {
+            Some(Woken::Answered(_)) => {
+                if node.by_neighbour.get() {
+                    task.in_vain.set(InVain {
+                        address,
+                        turn: hub.ticks.get(),
+                        times: in_vain.saturating_add(1),
+                    });
+                }
+                break Slept::Woken;
+            }
+            Some(Woken::TimedOut) => {
+                bucket.leave(&node);
+                break Slept::TimedOut;
+            }
+            // It has been reported, and there is no way to say it here.
+            Some(Woken::Deadlock) => {
+                bucket.leave(&node);
+                kind = Kind::External;
+            }
+            None => unreachable!("this wait cannot be interrupted"),
+        }
+    };
+    os::set_errno(saved);
+    slept
+}
+
+/// As `wait`, and blocks the thread: `sleep` does that, on a word that is 0 until
+/// the thread is woken, by one system call (or several, if it so likes).
+///
+/// # Errors
+/// That of `sleep`, if nobody has woken the thread. A sleep that has ended without
+/// an error, or because its word is not 0, counts as woken.
+pub(crate) fn block(
+    address: usize,
+    bits: u32,
+    still: impl Fn() -> bool,
+    sleep: impl FnOnce(&AtomicU32) -> Result<(), Errno>,
+) -> Result<Slept, Errno> {
+    let bucket = Bucket::of(address);
+    let word = AtomicU32::new(0);
+    let node = Node::new(address, bits, 0, Sleeper::Thread(&word));
+    if !bucket.enter(&node, &still) {
+        return Ok(Slept::Changed);
+    }
+    let ended = sleep(&word);
+    // The lock also keeps the frame until who has set the word is done with it.
+    if !bucket.leave(&node) {
+        return Ok(Slept::Woken);
+    }
+    match ended {
+        Ok(()) | Err(libc::EAGAIN) => Ok(Slept::Woken),
+        Err(error) => Err(error),
+    }
+}
+
+/// Wakes up to `count` of those who wait for an address with a bit in common, in
+/// the order in which they came, and says how many those were. Who waits in the
+/// kernel is not among them: see [`may_be_in_kernel`].
+pub(crate) fn wake(address: usize, bits: u32, count: usize) -> usize {
+    let bucket = Bucket::of(address);
+    // Whoever waits counts itself and then looks at the word; we come from changing
+    // that word. One of the two sees what the other has done.
+    fence(Ordering::SeqCst);
+    if bucket.linked.load(Ordering::Relaxed) == 0 {
+        return 0;
+    }
+    bucket.wake(Some((address, bits)), count)
+}
+
+/// As `wake` with everybody at every address: for whom we do not understand.
+pub(crate) fn wake_everybody() {
+    for bucket in &TABLE {
+        bucket.wake(None, usize::MAX);
+    }
+}
+
+/// Somebody may be waiting in the kernel for any address, from now on.
+static ANYWHERE: AtomicBool = AtomicBool::new(false);
+
+/// Whether somebody may be waiting in the kernel for this address.
+pub(crate) fn may_be_in_kernel(address: usize) -> bool {
+    fence(Ordering::SeqCst);
+    Bucket::of(address).in_kernel.load(Ordering::Relaxed) != 0 || ANYWHERE.load(Ordering::Relaxed)
+}
+
+/// Somebody waits in the kernel, and nobody knows for which address.
+pub(crate) fn in_kernel_anywhere() {
+    ANYWHERE.store(true, Ordering::SeqCst);
+}
+
+/// Runs `f`, in which this thread may wait in the kernel for this address.
+pub(crate) fn in_kernel<R>(address: usize, f: impl FnOnce() -> R) -> R {
+    let count = &Bucket::of(address).in_kernel;
+    count.fetch_add(1, Ordering::SeqCst);
+    let answer = f();
+    count.fetch_sub(1, Ordering::Release);
+    answer
+}
+
+/// Whether `remember` was the last to be called with this address, of those in the
+/// same bucket.
+pub(crate) fn is_known(address: usize) -> bool {
+    Bucket::of(address).known.load(Ordering::Relaxed) == address
+}
+
+/// See `is_known`.
+pub(crate) fn remember(address: usize) {
+    Bucket::of(address).known.store(address, Ordering::Relaxed);
+}
+
+impl Bucket {
+    const fn new() -> Bucket {
+        Bucket {
+            lock: AtomicU64::new(0),
+            linked: AtomicU32::new(0),
+            in_kernel: AtomicU32::new(0),
+            known: AtomicUsize::new(0),
+            queue: Queue {
+                head: Cell::new(ptr::null()),
+                tail: Cell::new(ptr::null()),
+                next: Cell::new(0),
+                fork: Cell::new(0),
+            },
+        }
+    }
+
+    fn of(address: usize) -> &'static Bucket {
+        // The two lowest bits are always 0. The golden ratio spreads the rest.
+        let hash = (address as u64 >> 2).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        &TABLE[(hash >> 56) as usize % BUCKETS]
+    }
+
+    /// Links a node behind all others, if there is something to wait for.
+    fn enter(&self, node: &Node, still: &impl Fn() -> bool) -> bool {
+        let held = match self.lock() {
+            Ok(held) => held,
+            // A handler cannot wait for what it has interrupted; looking at the word
+            // again is always allowed.
+            Err(Interrupted) => return false,
+        };
+        self.linked.fetch_add(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        if still() {
+            held.queue().push(node);
+            return true;
+        }
+        self.linked.fetch_sub(1, Ordering::Relaxed);
+        false
+    }
+
+    /// Takes a node out. False if it was out already.
+    fn leave(&self, node: &Node) -> bool {
+        // Interrupted: not possible, for the thread was not in the lock when the
+        // node was linked, and who is in a handler has returned from it by now.
+        let Ok(held) = self.lock() else { os::abort() };
+        let linked = node.linked.get();
+        if linked {
+            self.unlink(&held, node);
+        }
+        linked
+    }
+
+    fn unlink(&self, held: &Held<'_>, node: &Node) {
+        held.queue().remove(node);
+        self.linked.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Wakes those who wait for an address; without one, everybody.
+    fn wake(&self, whom: Option<(usize, u32)>, count: usize) -> usize {
+        let mut woken = 0;
+        // Who comes while we are at it has looked at its word after us.
+        let mut end = None;
+        loop {
+            let mut crowd = Crowd::new();
+            let Ok(held) = self.lock() else { return woken };
+            let end = *end.get_or_insert(held.queue().next.get());
+            let mut at = held.queue().head.get();
+            // SAFETY: linked nodes are alive.
+            while let Some(node) = unsafe { at.as_ref() } {
+                if woken == count || crowd.is_full() || node.number.get() >= end {
+                    break;
+                }
+                at = node.next.get();
+                if whom.is_none_or(|(address, bits)| node.is_meant(address, bits)) {
+                    self.unlink(&held, node);
+                    woken += usize::from(crowd.claim(node));
+                }
+            }
+            let done = !crowd.is_full() || woken == count;
+            drop(held);
+            crowd.tell();
+            if done {
+                return woken;
+            }
+        }
+    }
+}
+
+impl Queue {
+    fn push(&self, node: &Node) {
+        let last = self.tail.get();
+        node.prev.set(last);
+        node.linked.set(true);
+        node.number.set(self.next.get());
+        self.next.set(self.next.get() + 1);
+        self.tail.set(node);
+        // SAFETY: linked nodes are alive.
+        match unsafe { last.as_ref() } {
+            Some(last) => last.next.set(node),
+            None => self.head.set(node),
+        }
+    }
+
+    fn remove(&self, node: &Node) {
+        node.linked.set(false);
+        let (prev, next) = (node.prev.get(), node.next.get());
+        // SAFETY: the neighbours of a linked node are linked, hence alive.
+        match unsafe { prev.as_ref() } {
+            Some(prev) => prev.next.set(next),
+            None => self.head.set(next),
+        }
+        // SAFETY: as above.
+        match unsafe { next.as_ref() } {
+            Some(next) => next.prev.set(prev),
+            None => self.tail.set(prev),
+        }
+    }
+}
+
+impl Node {
+    fn new(address: usize, bits: u32, in_vain: u32, sleeper: Sleeper) -> Node {
+        Node {
+            prev: Cell::new(ptr::null()),
+            next: Cell::new(ptr::null()),
+            linked: Cell::new(false),
+            number: Cell::new(0),
+            address,
+            bits,
+            in_vain,
+            by_neighbour: Cell::new(false),
+            sleeper,
+        }
+    }
+
+    fn is_meant(&self, address: usize, bits: u32) -> bool {
+        self.address == address && self.bits & bits != 0
+    }
+}
+
+/// So many are woken before the lock is let go for a moment.
+const CROWD: usize = 16;
+
+/// Who has been claimed under a bucket's lock, and is told when it has been let go.
+struct Crowd {
+    deliveries: [Option<Delivery>; CROWD],
+    /// The words of threads, as numbers: a thread may have left its frame by now,
+    /// and the kernel does not look at what is there either.
+    words: [usize; CROWD],
+    claimed: usize,
+    /// A greenlet of this hub among them has been woken in vain too often.
+    let_go_first: bool,
+}
+
+impl Crowd {
+    fn new() -> Crowd {
+        Crowd {
+            deliveries: [const { None }; CROWD],
+            words: [0; CROWD],
+            claimed: 0,
+            let_go_first: false,
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.claimed == CROWD
+    }
+
+    /// Claims one that has been unlinked. False if its wait had ended already.
+    fn claim(&mut self, node: &Node) -> bool {
+        let at = self.claimed;
+        match node.sleeper {
+            Sleeper::Greenlet(waiter) => {
+                // SAFETY: a greenlet leaves its frame after it has been claimed, or
+                // has taken its node out under the lock, which we hold.
+                match unsafe { (*waiter).claim_answer(0) } {
+                    Answer::Refused => return false,
+                    Answer::Done => {
+                        // It is of this thread, and cannot run before we are done.
+                        node.by_neighbour.set(true);
+                        self.let_go_first |= node.in_vain >= PATIENCE;
+                    }
+                    Answer::ToSend(delivery) => self.deliveries[at] = Some(delivery),
+                }
+            }
+            Sleeper::Thread(word) => {
+                self.words[at] = word as usize;
+                // SAFETY: the thread takes the lock before it leaves its frame.
+                unsafe { (*word).store(1, Ordering::Release) };
+            }
+        }
+        self.claimed += 1;
+        true
+    }
+
+    fn tell(self) {
+        for delivery in self.deliveries.into_iter().flatten() {
+            delivery.send();
+        }
+        for word in self.words.into_iter().filter(|word| *word != 0) {
+            let wake = (libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG) as usize;
+            // SAFETY: waking touches no memory.
+            let _ = unsafe { os::syscall(libc::SYS_futex, [word, wake, 1, 0]) };
+        }
+        if self.let_go_first {
+            if let Some(hub) = Hub::parking() {
+                hub.yield_quietly();
+            }
+        }
+    }
+}
+
+/// How often a greenlet has been woken in vain at an address: by a greenlet of its
+/// own hub, each time in a row, and came back to wait in the very turn in which it
+/// went on.
+///
+/// std's locks are not handed over: who lets go of one and takes it again at once is
+/// ahead of whom it has woken. Of threads, one is slow at times, and then the other
+/// has its turn; of greenlets of one thread, that one would never have it. So now and
+/// then the one who wakes lets the other go first.
+///
+/// That is the exception, for nobody expects a switch where a lock is let go of: code
+/// that is in the middle of what belongs to its thread (see `monkey::futex`) may take
+/// and let go of a lock meanwhile.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct InVain {
+    address: usize,
+    /// The hub's count of turns when it went on.
+    turn: u32,
+    times: u32,
+}
+
+impl InVain {
+    fn so_far(self, address: usize, turn: u32) -> u32 {
+        match self.address == address && self.turn == turn {
+            true => self.times,
+            false => 0,
+        }
+    }
+}
+
+// The lock. Its word tells who holds it:
+//
+//     63        48 47                       3     0
+//     ┌───────────┬───────────────────────┬───┬───┐
+//     │ fork count│ address of a variable │   │ N │   N: wake everybody (a note)
+//     └───────────┴───────────────────────┴───┴───┘
+//                   of the thread
+
+/// Somebody wakes everybody in this bucket when the lock is let go.
+const NOTE: u64 = 1;
+/// How often a held lock is looked at before the thread gives its CPU away.
+const SPINS: u32 = 100;
+/// And how often it does that before it sleeps a little: its holder may be of a
+/// lower priority.
+const YIELDS: u32 = 1000;
+const NAP: Duration = Duration::from_micros(50);
+
+/// This thread holds the lock: a signal handler has interrupted it there.
+struct Interrupted;
+
+thread_local! {
+    /// Its address is that of no other thread. `const` and without a destructor.
+    static ME: UnsafeCell<u64> = const { UnsafeCell::new(0) };
+}
+
+/// What stands in a lock that this thread holds.
+fn owner() -> u64 {
+    let me = ME.with(|me| me.get() as u64);
+    (u64::from(fork::generation()) << 48) | (me & ((1 << 48) - 1))
+}
+
+struct Held<'a>(&'a Bucket);
+
+impl Bucket {
+    #[inline]
+    fn lock(&self) -> Result<Held<'_>, Interrupted> {
+        let mine = owner();
+        if let Err(seen) =
+            self.lock
+                .compare_exchange(0, mine, Ordering::Acquire, Ordering::Relaxed)
+        {
+            self.lock_contended(mine, seen)?;
+        }
+        let held = Held(self);
+        let generation = fork::generation();
+        if self.queue.fork.get() != generation {
+            // Of those who waited, and of who may have been changing it, nobody is
+            // in this process.
+            self.queue.fork.set(generation);
+            self.queue.head.set(ptr::null());
+            self.queue.tail.set(ptr::null());
+            self.linked.store(0, Ordering::Relaxed);
+        }
+        Ok(held)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn lock_contended(&self, mine: u64, mut seen: u64) -> Result<(), Interrupted> {
+        let mut tries = 0;
+        loop {
+            if seen & !NOTE == mine {
+                // It cannot be let go of while we are here.
+                self.lock.fetch_or(NOTE, Ordering::Relaxed);
+                return Err(Interrupted);
+            }
+            if seen == 0 || seen >> 48 != mine >> 48 {
+                // Free, or held by a thread that stayed behind in a fork.
+                match self
+                    .lock
+                    .compare_exchange(seen, mine, Ordering::Acquire, Ordering::Relaxed)
+                {
+                    Ok(_) => return Ok(()),
+                    Err(now) => seen = now,
+                }
+                continue;
+            }
+            tries += 1;
+            match tries {
+                0..SPINS => std::hint::spin_loop(),
+                SPINS..YIELDS => os::yield_thread(),
+                _ => clock::block_thread_for(NAP),
+            }
+            seen = self.lock.load(Ordering::Relaxed);
+        }
+    }
+}
+
+impl Held<'_> {
+    fn queue(&self) -> &Queue {
+        &self.0.queue
+    }
+}
+
+impl Drop for Held<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.0.lock.swap(0, Ordering::Release) & NOTE != 0 {
+            self.0.wake(None, usize::MAX);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
