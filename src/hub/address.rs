@@ -40,6 +40,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering,
 use std::time::Duration;
 
 use super::Hub;
+use super::quiet::Midway;
 use super::wait::{Answer, Delivery, Kind, Reason, Waiter, Woken};
 use crate::sys::os::{self, Errno};
 use crate::sys::{clock, fork};
@@ -138,6 +139,7 @@ pub(crate) fn wait(
     let bucket = Bucket::of(address);
     let task = hub.current();
     let in_vain = task.in_vain.take().so_far(address, hub.ticks.get());
+    let _midway = Midway::enter(task);
     let mut kind = sleep.kind;
     let slept = loop {
         let waiter = Waiter::new(hub, sleep.reason, kind, false);
@@ -465,7 +467,7 @@ impl Crowd {
         }
         if self.let_go_first {
             if let Some(hub) = Hub::parking() {
-                hub.yield_quietly();
+                hub.yield_midway();
             }
         }
     }

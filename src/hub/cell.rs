@@ -119,6 +119,7 @@ fn new_task(spec: Spec, vtable: &'static VTable) -> Task {
         scoped: Cell::new(false),
         refusals: Cell::new(0),
         passing: Cell::new(0),
+        midway: Cell::new(false),
         in_vain: Cell::default(),
         detached: Cell::new(false),
         token: Cell::new(0),

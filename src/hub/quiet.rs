@@ -24,7 +24,8 @@ use super::task::{self, KILL, State, TIMEOUT, TaskPtr};
 use super::wait::{self, Kind, Place, Reason, WaitQueue, Woken};
 use crate::sys::os::Errno;
 use crate::sys::panics::PanicCount;
-use crate::sys::{clock, os, pass};
+use crate::sys::pass::{self, PassThrough};
+use crate::sys::{clock, os};
 
 /// So many calls in a row are refused before a greenlet is given up.
 const MOST_REFUSALS: u8 = 100;
@@ -55,7 +56,10 @@ impl Hub {
 
     #[inline]
     fn may_park(&self) -> bool {
-        if self.closing || self.current().passing.get() != 0 {
+        let task = self.current();
+        // The loop looks after one that does not run, or it is about to be left.
+        let runs = task.state.get() == State::Runnable;
+        if self.closing || task.passing.get() != 0 || !runs {
             return false;
         }
         if std::thread::panicking() && PanicCount::in_hook() {
@@ -174,6 +178,26 @@ impl Hub {
         os::set_errno(saved);
     }
 
+    /// As `yield_quietly`, in the middle of something: see `somebody_is_midway`.
+    pub(crate) fn yield_midway(&self) {
+        let midway = Midway::enter(self.current());
+        self.yield_quietly();
+        drop(midway);
+    }
+
+    /// Whether there is a greenlet that could run, and that was left where other code
+    /// gave the thread away: in the middle of something that another thread may be
+    /// waiting for the end of.
+    pub(crate) fn somebody_is_midway(&self) -> bool {
+        let _pass = PassThrough::enter();
+        self.look_around();
+        let me = self.current();
+        let left = |task: &TaskPtr| {
+            *task != me && task.midway.get() && task.state.get() == State::Runnable
+        };
+        self.tasks.borrow().iter().any(left)
+    }
+
     /// Others run while a call waits, and errno is the thread's.
     pub(super) fn quietly(&self, kind: Kind, mut park: impl FnMut(Kind) -> Option<Woken>) -> Quiet {
         let saved = os::errno();
@@ -189,6 +213,22 @@ impl Hub {
         };
         os::set_errno(saved);
         ended
+    }
+}
+
+/// Marks a greenlet as left in the middle of something, until it is dropped.
+pub(super) struct Midway(TaskPtr);
+
+impl Midway {
+    pub(super) fn enter(task: TaskPtr) -> Midway {
+        task.midway.set(true);
+        Midway(task)
+    }
+}
+
+impl Drop for Midway {
+    fn drop(&mut self) {
+        self.0.midway.set(false);
     }
 }
 

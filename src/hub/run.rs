@@ -18,7 +18,7 @@ use super::slab::Key;
 use super::task::{self, State, TaskPtr};
 use super::wait::{Kind, Waiter};
 use super::{Hub, TimerTarget, interrupt, report};
-use crate::coroutine::Suspender;
+use crate::coroutine::{Fiber, Suspender};
 use crate::sys::clock;
 use crate::sys::panics::PanicCount;
 use crate::sys::pass::PassThrough;
@@ -206,7 +206,7 @@ impl Hub {
                 match &mut *task.fiber.get() {
                     Some(fiber) => fiber.resume(),
                     None if task == self.main() => return self.keep_sentinel(),
-                    none => none.insert(self.fibers.take(task.stack_size)).resume(),
+                    none => none.insert(self.take_fiber(task)).resume(),
                 }
             };
             next = word.map(|next| TaskPtr(next.cast()));
@@ -217,6 +217,14 @@ impl Hub {
             }
             self.count_turn();
         }
+    }
+
+    /// A stack for a task that starts. Whatever that calls must not park here, on the
+    /// loop's own frame, an allocator with a lock for instance.
+    #[inline]
+    fn take_fiber(&self, task: TaskPtr) -> Fiber {
+        let _pass = PassThrough::enter();
+        self.fibers.take(task.stack_size)
     }
 
     /// Takes leave of a task whose body has ended.
@@ -263,7 +271,7 @@ impl Hub {
     }
 
     /// Takes in what has happened, without sleeping.
-    fn look_around(&self) {
+    pub(super) fn look_around(&self) {
         self.take_in_inbox();
         let now = clock::now_ns();
         self.coarse_now.set(now);

@@ -183,6 +183,9 @@ pub(crate) struct Task {
     pub(crate) ended: Cell<u64>,
     pub(crate) stack_size: StackSize,
     pub(crate) spawned_at: &'static Location<'static>,
+    /// It has been left where code that waits for a lock, or yields, gave the thread
+    /// away.
+    pub(super) midway: Cell<bool>,
     /// How often it has come too late for what it waits for by address.
     pub(super) in_vain: Cell<InVain>,
     /// Who waits for the end of this task.

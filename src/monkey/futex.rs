@@ -16,10 +16,10 @@
 //! in a thread-local. A second greenlet that waits while the first one does would
 //! break both: the one goes round for ever, the other corrupts its queues. std's
 //! channels (`mpsc`), `thread::scope` and crossbeam-channel stand on `thread::park`.
-//! So such a wait never switches: it blocks the thread while another thread can end
+//! So such a wait does not switch: it blocks the thread while another thread can end
 //! it, and if there is none, the process ends with a report that tells what to use
-//! instead. (That other thread may itself wait for a greenlet of this one. Nobody
-//! here can know that.)
+//! instead. (That other thread may itself wait for a greenlet of this one, and hardly
+//! anybody can know that; see `park_thread` for what can be known.)
 //!
 //! parking_lot is known by the plain `FUTEX_WAIT`, where std has `WAIT_BITSET`;
 //! std's word by its address, which is found with an `unpark`: see `is_parker`.
@@ -208,21 +208,20 @@ unsafe fn wait(args: &[usize; 6], bits: u32) -> Result<usize, Errno> {
     };
     let is_plain = op & !libc::FUTEX_PRIVATE_FLAG == libc::FUTEX_WAIT;
     let slept = match entry::hub(Part::Locks) {
-        Some(hub) => match shape(is_plain, address, value) {
-            None => {
-                // SAFETY: as above.
-                let moment = unsafe { Moment::of(timeout, op) }?;
-                park(hub, address, bits, still, moment)
-            }
-            Some(what) if timeout.is_null() => {
-                address::block(address, bits, still, |word| watchfully(hub, word, what))?
-            }
-            // It ends by itself.
+        Some(hub) if is_plain && timeout.is_null() => {
+            address::block(address, bits, still, |word| stay(hub, word, PLAIN, None))?
+        }
+        Some(hub) if !is_plain => {
             // SAFETY: as above.
-            Some(_) => unsafe { block(args, address, bits, still) }?,
-        },
+            let moment = unsafe { Moment::of(timeout, op) }?;
+            match is_parker(address, value) {
+                // SAFETY: there is memory, as above, and std's word.
+                true => unsafe { park_thread(hub, address, still, moment) }?,
+                false => park(hub, address, bits, still, moment),
+            }
+        }
         // SAFETY: as above.
-        None => unsafe { block(args, address, bits, still) }?,
+        _ => unsafe { block(args, address, bits, still) }?,
     };
     match slept {
         Slept::Woken => Ok(0),
@@ -325,19 +324,36 @@ unsafe fn block(
     })
 }
 
-/// After so long a blocked thread looks for the first time whether there is anybody
-/// who could wake it, and later on every now and then.
-const FIRST_LOOK: Duration = Duration::from_millis(10);
-const LAST_LOOK: Duration = Duration::from_secs(1);
+/// What waits belong to the thread.
+const PLAIN: &str = "a plain FUTEX_WAIT (a lock of parking_lot's, or the like)";
+const PARK: &str = "std::thread::park (with which std's and crossbeam's channels wait too)";
+
+/// After so long a blocked thread looks around for the first time, and later on every
+/// now and then.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+const LAST_LOOK: Duration = Duration::from_millis(256);
+/// `stay` has ended because others are to have a turn.
+const OTHERS: Errno = libc::EINTR;
 
 /// Blocks the thread, and ends the process if only its own greenlets could go on.
-fn watchfully(hub: &Hub, word: &AtomicU32, what: &str) -> Result<(), Errno> {
+///
+/// # Errors
+/// ETIMEDOUT at the moment, if there is one; then also `OTHERS`, see `park_thread`.
+fn stay(
+    hub: &Hub,
+    word: &AtomicU32,
+    what: &str,
+    moment: Option<Moment>,
+) -> Result<(), Errno> {
     let op = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
+    let deadline = moment.and_then(Moment::deadline);
     let mut time = FIRST_LOOK;
     loop {
+        let left = deadline.map(|at| Duration::from_nanos(at.saturating_sub(clock::now_ns())));
+        let slice = left.map_or(time, |left| left.min(time));
         let slice = timespec {
-            tv_sec: time.as_secs() as libc::time_t,
-            tv_nsec: time.subsec_nanos().into(),
+            tv_sec: slice.as_secs() as libc::time_t,
+            tv_nsec: slice.subsec_nanos().into(),
         };
         let word_at = word as *const AtomicU32;
         // SAFETY: both are live variables.
@@ -345,21 +361,59 @@ fn watchfully(hub: &Hub, word: &AtomicU32, what: &str) -> Result<(), Errno> {
             Err(libc::ETIMEDOUT) => {}
             ended => return ended.map(|_| ()),
         }
+        if deadline.is_some_and(|at| clock::now_ns() >= at) {
+            return Err(libc::ETIMEDOUT);
+        }
         // What the others have done before they ended is seen after that.
-        if hub::no_other_threads() && word.load(Ordering::Acquire) == 0 {
+        let alone = deadline.is_none() && hub::no_other_threads();
+        if alone && word.load(Ordering::Acquire) == 0 {
             hub::abort_blocked(hub, what);
+        }
+        if moment.is_some() && hub.somebody_is_midway() {
+            return Err(OTHERS);
         }
         time = (2 * time).min(LAST_LOOK);
     }
 }
 
-/// What a wait is that belongs to the thread; none for one of the greenlet's own.
-fn shape(is_plain: bool, address: usize, value: u32) -> Option<&'static str> {
-    if is_plain {
-        return Some("a plain FUTEX_WAIT (a lock of parking_lot's, or the like)");
+/// Waits on the word of `thread::park`, and blocks the thread.
+///
+/// There is one case in which others run after all. The thread that is to end this
+/// wait may itself wait for a greenlet of this hub which is in the middle of
+/// something: it wants to be next at a lock, or has yielded, inside of the very channel.
+/// `park` may end early; so this one ends early, after a turn of everybody else:
+///
+/// ```text
+///   the word   PARKED ── meanwhile EMPTY, so that others may park ── NOTIFIED ─▶ ends
+/// ```
+///
+/// An `unpark` for another greenlet that comes just before the end is lost with it. That
+/// other one has been left in the middle of something then, and has its turn too.
+///
+/// # Safety
+/// The address is that of the word.
+unsafe fn park_thread(
+    hub: &Hub,
+    address: usize,
+    still: impl Fn() -> bool,
+    moment: Moment,
+) -> Result<Slept, Errno> {
+    let sleep = |word: &AtomicU32| stay(hub, word, PARK, Some(moment));
+    match address::block(address, address::ANY, still, sleep) {
+        Err(OTHERS) => {}
+        ended => return ended,
     }
-    is_parker(address, value)
-        .then_some("std::thread::park (which also std's and crossbeam's channels wait with)")
+    const EMPTY: u32 = 0;
+    const NOTIFIED: u32 = 1;
+    let parked = PARKED.load(Ordering::Relaxed) as u32;
+    // SAFETY: the caller's promise.
+    let word = unsafe { AtomicU32::from_ptr(address as *mut u32) };
+    let order = (Ordering::AcqRel, Ordering::Relaxed);
+    if word.compare_exchange(parked, EMPTY, order.0, order.1).is_ok() {
+        hub.yield_midway();
+        word.store(NOTIFIED, Ordering::Release);
+    }
+    Ok(Slept::Woken)
 }
 
 // Where std's Parker is.

@@ -89,7 +89,7 @@ interposed! {
             // SAFETY: it takes no arguments.
             None => unsafe { raw!(libc::SYS_sched_yield) }.answer() as c_int,
             Some(hub) => {
-                hub.yield_quietly();
+                hub.yield_midway();
                 0
             }
         }
