@@ -34,16 +34,18 @@
 //! * These waits are not interruptible: a kill or a timeout stays pending. Code that
 //!   waits for a lock has no way to go on without it.
 
-use std::cell::{Cell, UnsafeCell};
-use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
-use std::time::Duration;
+mod lock;
 
+use std::cell::Cell;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
+
+use self::lock::{Interrupted, Lock};
 use super::Hub;
 use super::quiet::Midway;
 use super::wait::{Answer, Delivery, Kind, Reason, Waiter, Woken};
+use crate::sys::fork;
 use crate::sys::os::{self, Errno};
-use crate::sys::{clock, fork};
 
 /// How a wait has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,8 +74,7 @@ const PATIENCE: u32 = 20;
 /// Who waits in one bucket.
 #[repr(align(128))]
 struct Bucket {
-    /// 0, or who holds the lock: see `owner`.
-    lock: AtomicU64,
+    lock: Lock,
     /// How many nodes are linked: whoever finds none need not take the lock.
     linked: AtomicU32,
     /// How many threads may be waiting in the kernel for an address of this bucket.
@@ -120,6 +121,8 @@ enum Sleeper {
 }
 
 const BUCKETS: usize = 256;
+/// No word is here.
+const NOWHERE: usize = usize::MAX;
 
 static TABLE: [Bucket; BUCKETS] = [const { Bucket::new() }; BUCKETS];
 
@@ -265,10 +268,10 @@ pub(crate) fn remember(address: usize) {
 impl Bucket {
     const fn new() -> Bucket {
         Bucket {
-            lock: AtomicU64::new(0),
+            lock: Lock::new(),
             linked: AtomicU32::new(0),
             in_kernel: AtomicU32::new(0),
-            known: AtomicUsize::new(0),
+            known: AtomicUsize::new(NOWHERE),
             queue: Queue {
                 head: Cell::new(ptr::null()),
                 tail: Cell::new(ptr::null()),
@@ -289,7 +292,7 @@ impl Bucket {
         let held = match self.lock() {
             Ok(held) => held,
             // A handler cannot wait for what it has interrupted; looking at the word
-            // again is always allowed.
+            // again is always allowed. Those who wait there get a note for nothing.
             Err(Interrupted) => return false,
         };
         self.linked.fetch_add(1, Ordering::SeqCst);
@@ -502,49 +505,13 @@ impl InVain {
     }
 }
 
-// The lock. Its word tells who holds it:
-//
-//     63        48 47                       3     0
-//     ┌───────────┬───────────────────────┬───┬───┐
-//     │ fork count│ address of a variable │   │ N │   N: wake everybody (a note)
-//     └───────────┴───────────────────────┴───┴───┘
-//                   of the thread
-
-/// Somebody wakes everybody in this bucket when the lock is let go.
-const NOTE: u64 = 1;
-/// How often a held lock is looked at before the thread gives its CPU away.
-const SPINS: u32 = 100;
-/// And how often it does that before it sleeps a little: its holder may be of a
-/// lower priority.
-const YIELDS: u32 = 1000;
-const NAP: Duration = Duration::from_micros(50);
-
-/// This thread holds the lock: a signal handler has interrupted it there.
-struct Interrupted;
-
-thread_local! {
-    /// Its address is that of no other thread. `const` and without a destructor.
-    static ME: UnsafeCell<u64> = const { UnsafeCell::new(0) };
-}
-
-/// What stands in a lock that this thread holds.
-fn owner() -> u64 {
-    let me = ME.with(|me| me.get() as u64);
-    (u64::from(fork::generation()) << 48) | (me & ((1 << 48) - 1))
-}
-
+/// The lock of a bucket, held.
 struct Held<'a>(&'a Bucket);
 
 impl Bucket {
     #[inline]
     fn lock(&self) -> Result<Held<'_>, Interrupted> {
-        let mine = owner();
-        if let Err(seen) =
-            self.lock
-                .compare_exchange(0, mine, Ordering::Acquire, Ordering::Relaxed)
-        {
-            self.lock_contended(mine, seen)?;
-        }
+        self.lock.take()?;
         let held = Held(self);
         let generation = fork::generation();
         if self.queue.fork.get() != generation {
@@ -557,37 +524,6 @@ impl Bucket {
         }
         Ok(held)
     }
-
-    #[cold]
-    #[inline(never)]
-    fn lock_contended(&self, mine: u64, mut seen: u64) -> Result<(), Interrupted> {
-        let mut tries = 0;
-        loop {
-            if seen & !NOTE == mine {
-                // It cannot be let go of while we are here.
-                self.lock.fetch_or(NOTE, Ordering::Relaxed);
-                return Err(Interrupted);
-            }
-            if seen == 0 || seen >> 48 != mine >> 48 {
-                // Free, or held by a thread that stayed behind in a fork.
-                match self
-                    .lock
-                    .compare_exchange(seen, mine, Ordering::Acquire, Ordering::Relaxed)
-                {
-                    Ok(_) => return Ok(()),
-                    Err(now) => seen = now,
-                }
-                continue;
-            }
-            tries += 1;
-            match tries {
-                0..SPINS => std::hint::spin_loop(),
-                SPINS..YIELDS => os::yield_thread(),
-                _ => clock::block_thread_for(NAP),
-            }
-            seen = self.lock.load(Ordering::Relaxed);
-        }
-    }
 }
 
 impl Held<'_> {
@@ -599,7 +535,7 @@ impl Held<'_> {
 impl Drop for Held<'_> {
     #[inline]
     fn drop(&mut self) {
-        if self.0.lock.swap(0, Ordering::Release) & NOTE != 0 {
+        if self.0.lock.free() {
             self.0.wake(None, usize::MAX);
         }
     }

@@ -13,7 +13,15 @@
 //!
 //! One thing is remembered: which numbers some hub has armed. Whoever closes a
 //! number looks there, and has those who wait for it answered with EBADF *before*
-//! the number can be given out again.
+//! the number can be given out again:
+//!
+//! ```text
+//!   closing:  out of ARMED ─▶ out of every epoll set ─▶ close ─▶ in ARMED? verify
+//!   arming:   into ARMED ─▶ into the epoll set ─▶ still in ARMED? else once more
+//! ```
+//!
+//! So whoever arms it at the same moment on another thread either finds it closed,
+//! or is told.
 
 use std::os::fd::RawFd;
 use std::rc::Rc;
@@ -25,7 +33,7 @@ use super::numbers::Numbers;
 use super::own::is_own;
 use super::quiet::Quiet;
 use super::reactor::{ALL_CLOSED, LOST};
-use super::source::{Direction, Source};
+use super::source::{Direction, NOBODY, Source};
 use super::wait::{Kind, Place, Reason};
 use crate::sys::clock;
 use crate::sys::fork::PerProcess;
@@ -34,6 +42,11 @@ use crate::sys::pass::PassThrough;
 
 /// How often a descriptor is asked that cannot be waited for.
 const LOOK_AGAIN: u64 = 1_000_000;
+
+/// With more descriptors than this the kernel is told of those only that it does not
+/// know yet, if something becomes ready within the time below.
+const MANY: usize = 64;
+const TRUST: u64 = 10_000_000;
 
 /// One of several descriptors to wait for.
 #[derive(Clone, Copy, Debug)]
@@ -64,9 +77,11 @@ impl Hub {
         let deadline = patience()?;
         let mut source = None;
         loop {
-            self.await_source(&mut source, fd, direction, deadline)?;
+            let ended = self.await_source(&mut source, fd, direction, deadline)?;
             match attempt() {
-                Err(libc::EAGAIN) => {}
+                // A hub that was busy for long finds the time over, and the
+                // descriptor ready.
+                Err(libc::EAGAIN) if ended != Ended::TimedOut => {}
                 answer => return answer,
             }
         }
@@ -83,7 +98,10 @@ impl Hub {
         direction: Direction,
         deadline: Option<u64>,
     ) -> Result<(), Errno> {
-        self.await_source(&mut None, fd, direction, deadline)
+        match self.await_source(&mut None, fd, direction, deadline)? {
+            Ended::TimedOut => Err(libc::EAGAIN),
+            _ => Ok(()),
+        }
     }
 
     /// As `await_descriptor`, one of several waits: the kernel is told once.
@@ -93,17 +111,36 @@ impl Hub {
         fd: RawFd,
         direction: Direction,
         deadline: Option<u64>,
-    ) -> Result<(), Errno> {
+    ) -> Result<Ended, Errno> {
         let source = match source {
             Some(source) if source.covers(direction.wanted()) => source,
-            source => source.insert(self.arm_foreign(fd, direction.wanted(), self.next_id())?),
+            source => match self.arm_foreign(fd, direction.wanted(), self.next_id()) {
+                Ok(armed) => source.insert(armed),
+                Err(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOSPC) => {
+                    return self.await_unwatched(deadline);
+                }
+                Err(error) => return Err(error),
+            },
         };
+        self.renew_budget();
         let waiters = &source.side(direction).waiters;
         match self.park_quietly(waiters, direction.reason(fd), Kind::External, deadline) {
             Quiet::Answered if source.is_gone() => Err(libc::EBADF),
-            Quiet::Answered => Ok(()),
-            Quiet::TimedOut => Err(libc::EAGAIN),
+            Quiet::Answered => Ok(Ended::Perhaps),
+            Quiet::TimedOut => Ok(Ended::TimedOut),
             Quiet::Refused(error) => Err(error),
+        }
+    }
+
+    /// The kernel has no room to watch a descriptor: it is tried now and then.
+    #[cold]
+    fn await_unwatched(&self, deadline: Option<u64>) -> Result<Ended, Errno> {
+        let soon = clock::now_ns().saturating_add(LOOK_AGAIN);
+        let until = deadline.map_or(soon, |deadline| deadline.min(soon));
+        match self.sleep_quietly(until) {
+            Quiet::Refused(error) => Err(error),
+            _ if Some(until) == deadline => Ok(Ended::TimedOut),
+            _ => Ok(Ended::Perhaps),
         }
     }
 
@@ -115,9 +152,11 @@ impl Hub {
             source: None,
             is_constant: false,
         };
+        let watched: Vec<_> = interests.into_iter().map(watched).collect();
         Watch {
             hub: self,
-            watched: interests.into_iter().map(watched).collect(),
+            trusts: watched.len() > MANY,
+            watched,
         }
     }
 
@@ -138,11 +177,15 @@ impl Hub {
     fn arm_foreign(&self, fd: RawFd, wanted: u32, round: u64) -> Result<Rc<Source>, Errno> {
         let _pass = PassThrough::enter();
         let saved = os::errno();
-        let armed = self.arm_source(fd, wanted, round);
+        let armed = loop {
+            let is_noted = ARMED.insert(fd);
+            let armed = self.arm_source(fd, wanted, round);
+            if armed.is_err() || !is_noted || ARMED.contains(fd) {
+                break armed;
+            }
+        };
         os::set_errno(saved);
-        let source = armed?;
-        ARMED.insert(fd);
-        Ok(source)
+        armed
     }
 }
 
@@ -157,8 +200,15 @@ impl Hub {
 /// After the first wait the kernel need not be told anew: it reports what becomes
 /// ready from then on. So a report that means nothing to who waits, as that of an
 /// error that only another call can take, costs one look and no more.
+///
+/// Nor is it told anew at once of *many* that it was told of for an earlier wait: a
+/// server that polls ten thousand would make as many system calls each time. That
+/// those are the same descriptors still is likely, for `close` says when not; if
+/// nothing happens for a while, it is made sure.
 pub(crate) struct Watch<'h> {
     hub: &'h Hub,
+    /// It is yet to be made sure.
+    trusts: bool,
     watched: Vec<Watched>,
 }
 
@@ -186,21 +236,30 @@ impl Watch<'_> {
     /// The refusal.
     pub(crate) fn park(&mut self, deadline: Option<u64>) -> Result<Ended, Errno> {
         let mut until = deadline;
+        let mut no_longer_than = |time: u64| {
+            let then = clock::now_ns().saturating_add(time);
+            until = Some(until.map_or(then, |until| until.min(then)));
+        };
         match self.arm() {
+            Ok(()) if self.trusts => no_longer_than(TRUST),
             Ok(()) => {}
             // It has just been closed, which the next look tells; or the kernel has no
             // room for more, or it is one of our own, or an epoll set that contains
             // the hub's: it cannot be waited for.
-            Err(_) => {
-                let soon = clock::now_ns() + LOOK_AGAIN;
-                until = Some(deadline.map_or(soon, |deadline| deadline.min(soon)));
-            }
+            Err(_) => no_longer_than(LOOK_AGAIN),
         }
         match self.park_armed(until) {
             Quiet::Answered if self.watched.iter().any(Watched::is_closed) => Ok(Ended::Closed),
             Quiet::Answered => Ok(Ended::Perhaps),
             Quiet::TimedOut if until == deadline => Ok(Ended::TimedOut),
-            Quiet::TimedOut => Ok(Ended::Perhaps),
+            Quiet::TimedOut => {
+                if std::mem::take(&mut self.trusts) {
+                    self.watched
+                        .iter_mut()
+                        .for_each(|watched| watched.source = None);
+                }
+                Ok(Ended::Perhaps)
+            }
             Quiet::Refused(error) => Err(error),
         }
     }
@@ -222,7 +281,13 @@ impl Watch<'_> {
             if watched.is_constant || watched.source.as_ref().is_some_and(is_armed) {
                 continue;
             }
-            watched.source = None;
+            watched.source = match self.trusts {
+                true => self.hub.known_source(fd).filter(is_armed),
+                false => None,
+            };
+            if watched.source.is_some() {
+                continue;
+            }
             match self.hub.arm_foreign(fd, wanted, round) {
                 Ok(source) => watched.source = Some(source),
                 Err(libc::EPERM) => watched.is_constant = true,
@@ -278,42 +343,77 @@ pub(super) fn everywhere() -> &'static Io {
     EVERYWHERE.get(Io::of_nobody)
 }
 
-/// A descriptor number is about to be closed, or to become another's: who waits
-/// for it, on whatever hub, gets EBADF.
+/// Runs `close`, which closes a descriptor number, or makes it another's. Who
+/// waits for it, on whatever hub, gets EBADF.
 #[inline]
-pub(crate) fn closing(fd: RawFd) {
+pub(crate) fn closing<R>(fd: RawFd, close: impl FnOnce() -> R) -> R {
     if ARMED.contains(fd) {
         forget(fd);
     }
+    let answer = close();
+    if ARMED.contains(fd) {
+        verify(fd);
+    }
+    answer
 }
 
 /// As `closing`, and if the number is one of our own, the hub whose it is has to
 /// do without.
 #[inline]
-pub(crate) fn replacing(fd: RawFd) {
-    closing(fd);
+pub(crate) fn replacing<R>(fd: RawFd, replace: impl FnOnce() -> R) -> R {
     if is_own(fd) {
         lose(fd);
     }
+    closing(fd, replace)
 }
 
 /// As `closing`, for all numbers from the first to the last.
-pub(crate) fn closing_range(first: u32, last: u32) {
-    for fd in ARMED.within(first, last) {
-        forget(fd);
-    }
+pub(crate) fn closing_range<R>(first: u32, last: u32, close: impl FnOnce() -> R) -> R {
+    ARMED.within(first, last).for_each(forget);
+    let answer = close();
+    ARMED.within(first, last).for_each(verify);
+    answer
 }
 
 #[cold]
 fn forget(fd: RawFd) {
+    if is_borrowed_memory() {
+        return;
+    }
     let saved = os::errno();
     ARMED.remove(fd);
     everywhere().retire(fd);
     os::set_errno(saved);
 }
 
+/// Somebody has armed it while it was being closed; or this is the next to have
+/// that number, and all is well with it.
+#[cold]
+fn verify(fd: RawFd) {
+    if is_borrowed_memory() {
+        return;
+    }
+    let _pass = PassThrough::enter();
+    let saved = os::errno();
+    everywhere().for_each_hub(|shared| match Hub::try_current() {
+        Some(hub) if std::ptr::eq(hub.shared_ptr(), Arc::as_ptr(shared)) => hub.verify_source(fd),
+        _ => shared.push_retired(fd, NOBODY),
+    });
+    os::set_errno(saved);
+}
+
+/// Whether this is the child of a `vfork`: what it closes is its own, and stays
+/// open in the parent, whose memory it runs in.
+pub(super) fn is_borrowed_memory() -> bool {
+    static PROCESS: PerProcess<u32> = PerProcess::new();
+    *PROCESS.get(os::process_id) != os::process_id()
+}
+
 #[cold]
 fn lose(fd: RawFd) {
+    if is_borrowed_memory() {
+        return;
+    }
     let _pass = PassThrough::enter();
     let saved = os::errno();
     everywhere().for_each_hub(|shared| match Hub::try_current() {
@@ -328,6 +428,9 @@ fn lose(fd: RawFd) {
 /// knows nothing of it: everybody who waits for any of them is to try again.
 #[cold]
 pub(crate) fn all_look_again() {
+    if is_borrowed_memory() {
+        return;
+    }
     let _pass = PassThrough::enter();
     let saved = os::errno();
     everywhere().for_each_hub(|shared| match Hub::try_current() {

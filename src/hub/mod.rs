@@ -107,8 +107,8 @@ pub(crate) use self::monitor::{Guard, Guarded, Monitor, Ready, Wait, interrupted
 pub(crate) use self::own::{is_own, own_within};
 pub use self::parker::{Parker, Unparker};
 pub(crate) use self::quiet::passing;
-pub(crate) use self::report::{abort_blocked, no_other_threads, panic_deadlock};
 pub use self::report::report;
+pub(crate) use self::report::{abort_blocked, no_other_threads, panic_deadlock};
 pub(crate) use self::run::may_switch;
 pub(crate) use self::source::{Direction, bits};
 pub(crate) use self::switch::{Anything, Arrival, Special, awaited_by};

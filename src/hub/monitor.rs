@@ -42,7 +42,7 @@ use loom::sync::atomic::Ordering;
 
 use super::wait::{Answer, Delivery, Node, Place, WaitQueue, Waiter};
 use super::{Hub, Kind, Reason, Woken, interrupt, report};
-use crate::sys::{clock, fork, os};
+use crate::sys::{clock, fork, os, pass};
 
 /// What a monitor guards.
 pub(crate) trait Guarded {
@@ -408,7 +408,8 @@ impl<S, const N: usize> Drop for Guard<'_, S, N> {
     }
 }
 
-/// Debug builds know whether this thread holds the lock of a monitor.
+/// Nothing parks as long as this thread holds the lock of a monitor; debug builds know
+/// whether it does.
 pub(super) mod held {
     // loom's threads are all on one OS thread.
     #[cfg(all(debug_assertions, not(feature = "loom")))]
@@ -418,12 +419,14 @@ pub(super) mod held {
 
     #[inline(always)]
     pub(super) fn enter() {
+        super::pass::set_locked(true);
         #[cfg(all(debug_assertions, not(feature = "loom")))]
         HELD.set(HELD.get() + 1);
     }
 
     #[inline(always)]
     pub(super) fn leave() {
+        super::pass::set_locked(false);
         #[cfg(all(debug_assertions, not(feature = "loom")))]
         HELD.set(HELD.get() - 1);
     }

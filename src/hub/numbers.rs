@@ -43,10 +43,10 @@ impl Numbers {
             return false;
         };
         self.chunk(at)
-            .is_some_and(|chunk| chunk[at % PER_CHUNK / 64].load(Ordering::Relaxed) & bit(at) != 0)
+            .is_some_and(|chunk| chunk[at % PER_CHUNK / 64].load(Ordering::SeqCst) & bit(at) != 0)
     }
 
-    /// Whether it is new.
+    /// False if there is no place for it.
     pub(super) fn insert(&self, fd: RawFd) -> bool {
         let Ok(at) = usize::try_from(fd) else {
             return false;
@@ -66,15 +66,14 @@ impl Numbers {
             }
         }
         self.chunk(at).is_some_and(|chunk| {
-            let word = &chunk[at % PER_CHUNK / 64];
-            word.load(Ordering::Relaxed) & bit(at) == 0
-                && word.fetch_or(bit(at), Ordering::Relaxed) & bit(at) == 0
+            chunk[at % PER_CHUNK / 64].fetch_or(bit(at), Ordering::SeqCst);
+            true
         })
     }
 
     pub(super) fn remove(&self, fd: RawFd) {
         if let Some(chunk) = self.chunk(fd as usize) {
-            chunk[fd as usize % PER_CHUNK / 64].fetch_and(!bit(fd as usize), Ordering::Relaxed);
+            chunk[fd as usize % PER_CHUNK / 64].fetch_and(!bit(fd as usize), Ordering::SeqCst);
         }
     }
 
@@ -124,7 +123,7 @@ mod tests {
         for fd in all {
             assert!(!numbers.contains(fd));
             assert!(numbers.insert(fd));
-            assert!(!numbers.insert(fd));
+            assert!(numbers.insert(fd) && numbers.contains(fd));
         }
         assert_eq!(numbers.within(0, u32::MAX).collect::<Vec<_>>(), all);
         assert_eq!(numbers.within(64, 4095).collect::<Vec<_>>(), [64, 4095]);

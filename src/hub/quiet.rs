@@ -20,6 +20,7 @@
 use std::time::Duration;
 
 use super::Hub;
+use super::io::BUDGET;
 use super::task::{self, KILL, State, TIMEOUT, TaskPtr};
 use super::wait::{self, Kind, Place, Reason, WaitQueue, Woken};
 use crate::sys::os::Errno;
@@ -46,8 +47,9 @@ impl Hub {
     /// the greenlet that makes it.
     ///
     /// It may not where there is nobody else to run; where somebody asked for
-    /// that (see `sys::pass`, and `Task::passing`); when the thread is ending;
-    /// and in a panic hook, which std runs under a mark of the thread's.
+    /// that (see `sys::pass`, and `Task::passing`); under a lock of ours; when the
+    /// thread is ending; and in a panic hook, which std runs under a mark of the
+    /// thread's.
     #[inline(always)]
     pub(crate) fn parking() -> Option<&'static Hub> {
         let hub = Hub::try_current()?;
@@ -59,7 +61,7 @@ impl Hub {
         let task = self.current();
         // The loop looks after one that does not run, or it is about to be left.
         let runs = task.state.get() == State::Runnable;
-        if self.closing || task.passing.get() != 0 || !runs {
+        if self.closing || task.passing.get() != 0 || !runs || pass::is_locked() {
             return false;
         }
         if std::thread::panicking() && PanicCount::in_hook() {
@@ -84,14 +86,40 @@ impl Hub {
         Some(self.refuse())
     }
 
+    /// One operation on a descriptor more, for which nothing else is to be done.
+    /// False, and not counted, if it is to be refused, or is the last of the budget.
+    #[inline(always)]
+    pub(crate) fn count_plain_operation(&self) -> bool {
+        let left = self.io_budget.get() - 1;
+        if left == 0 || self.current().interrupts.get() & (KILL | TIMEOUT) != 0 {
+            return false;
+        }
+        self.io_budget.set(left);
+        true
+    }
+
+    /// As if the greenlet had just come back from a wait: it has all of its budget.
+    pub(crate) fn renew_budget(&self) {
+        self.io_budget.set(BUDGET);
+    }
+
     /// One operation on a descriptor more: now and then somebody else's turn.
     #[inline]
     pub(crate) fn spend_operation(&self) {
+        let saved = os::errno();
         self.count_operation();
+        os::set_errno(saved);
     }
 
     #[cold]
     fn refuse(&self) -> Errno {
+        let saved = os::errno();
+        let error = self.refusal_after_a_turn();
+        os::set_errno(saved);
+        error
+    }
+
+    fn refusal_after_a_turn(&self) -> Errno {
         let task = self.current();
         let error = match task.interrupts.get() & KILL {
             0 => libc::ETIMEDOUT,

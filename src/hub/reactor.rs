@@ -242,20 +242,41 @@ impl Reactor {
             return Ok(source);
         }
         let wanted = wanted | source.wanted_by_others(round);
-        match self.control(libc::EPOLL_CTL_MOD, fd, source.generation, wanted) {
-            Ok(()) => {
-                source.set_asked(wanted, round);
-                Ok(source)
-            }
-            Err(error) => {
+        match self.rearm(fd, &source, wanted, round) {
+            Ok(()) => Ok(source),
+            Err(libc::ENOENT) => self.register(fd, NOBODY, wanted, round),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Has what is known by this number reported anew. If the kernel says that it
+    /// is another one by now, who waits for it is told that it is gone.
+    fn rearm(
+        &mut self,
+        fd: RawFd,
+        source: &Rc<Source>,
+        wanted: u32,
+        round: u64,
+    ) -> Result<(), Errno> {
+        let armed = self.control(libc::EPOLL_CTL_MOD, fd, source.generation, wanted);
+        match armed {
+            Ok(()) => source.set_asked(wanted, round),
+            Err(_) => {
                 self.sources[fd as usize] = None;
                 self.registered -= 1;
                 source.leave();
-                if error != libc::ENOENT {
-                    return Err(error);
-                }
-                self.register(fd, NOBODY, wanted, round)
             }
+        }
+        armed
+    }
+
+    /// Somebody has closed this number, or was about to: is what was known by it
+    /// still what has it?
+    fn verify(&mut self, fd: RawFd) {
+        if let Some(source) = self.find(fd, NOBODY).map(Rc::clone) {
+            let wanted = source.wanted_by_others(0);
+            // Who waits for it has been told by now.
+            let _ = self.rearm(fd, &source, wanted, 0);
         }
     }
 
@@ -354,6 +375,11 @@ impl Hub {
             .map(Rc::clone)
     }
 
+    /// Whatever registration this hub has under the number.
+    pub(super) fn known_source(&self, fd: RawFd) -> Option<Rc<Source>> {
+        self.reactor.borrow().as_ref()?.at(fd).map(Rc::clone)
+    }
+
     pub(super) fn register_source(&self, fd: RawFd, owner: u64) -> io::Result<Rc<Source>> {
         self.with_reactor(|reactor| {
             reactor
@@ -387,7 +413,16 @@ impl Hub {
         }
     }
 
-    /// Takes out what other threads have closed.
+    /// Sees whether a descriptor without an owner is still the one that was armed.
+    pub(super) fn verify_source(&self, fd: RawFd) {
+        if let Some(reactor) = self.reactor.borrow_mut().as_mut() {
+            reactor.verify(fd);
+        }
+    }
+
+    /// Takes out what other threads have closed. A number without an owner may
+    /// have been used again since the note was written, and armed: the kernel,
+    /// out of whose set the old one was taken first, tells them apart.
     #[cold]
     pub(super) fn deregister_retired(&self) {
         let retired = self.shared.borrow().take_retired();
@@ -395,6 +430,7 @@ impl Hub {
             match owner {
                 LOST => self.abandon_reactor(),
                 ALL_CLOSED => self.look_again(),
+                NOBODY => self.verify_source(fd),
                 owner => self.deregister_source(fd, owner),
             }
         }
@@ -407,6 +443,8 @@ impl Hub {
             none => {
                 let made = Reactor::new(&self.shared.borrow())?;
                 super::foreign::everywhere().add(self);
+                // Learns whose process this is, before anybody asks in a `vfork`.
+                let _ = super::foreign::is_borrowed_memory();
                 none.insert(made)
             }
         };

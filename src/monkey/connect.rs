@@ -4,19 +4,18 @@
 
 use std::ffi::c_int;
 use std::os::fd::RawFd;
-use std::time::Duration;
 
 use libc::{sockaddr, socklen_t};
 
-use super::entry::{Answer, Part, hub, interposed, is_any_on, operation, raw};
+use super::entry::{Answer, Part, hub, interposed, is_any_on, operation_on, raw};
 use super::kernel::{self, Attempt};
-use crate::hub::{Direction, Hub};
+use crate::hub::{Direction, Hub, Quiet};
 use crate::sys::clock;
 use crate::sys::os::Errno;
 
 /// How often a Unix socket is asked whether its queue has room again. Nothing
 /// tells who waits for that.
-const KNOCK_INTERVAL: Duration = Duration::from_millis(1);
+const KNOCK_INTERVAL: u64 = 1_000_000;
 
 interposed! {
     Sockets;
@@ -60,50 +59,46 @@ unsafe fn connect_parking(
     address: *const sockaddr,
     len: socklen_t,
 ) -> Result<usize, Errno> {
-    operation(hub)?;
+    operation_on(hub, fd, 0)?;
+    // SAFETY: the caller's promise.
+    let call = || unsafe { raw!(libc::SYS_connect, fd, address, len) };
+    if kernel::socket_option(fd, libc::SO_TYPE).is_err() {
+        return call();
+    }
     let mut deadline = None;
     loop {
-        // SAFETY: the caller's promise.
-        let call = || unsafe { raw!(libc::SYS_connect, fd, address, len) };
-        let answer = match kernel::without_blocking(fd, || true, call)? {
-            Attempt::Nonblocking(answer) => return answer,
-            Attempt::Blocking(answer) => answer,
-        };
-        match answer {
-            Err(libc::EINPROGRESS | libc::EALREADY) => return connected(hub, fd),
-            // A Unix socket's listener has no room for it.
-            Err(libc::EAGAIN) => {
-                let until = match deadline {
-                    Some(until) => until,
-                    None => *deadline.insert(kernel::patience(fd, Some(libc::SO_SNDTIMEO))?),
-                };
-                let now = clock::now_ns();
-                if until.is_some_and(|until| until <= now) {
-                    return Err(libc::EAGAIN);
+        // What it says of a connection that is on its way, and when the time is over.
+        let mut on_its_way = None;
+        let patience = || kernel::patience(fd, Some(libc::SO_SNDTIMEO));
+        let answer = hub.until_ready(fd, Direction::Write, patience, || {
+            match kernel::without_blocking(fd, || true, call)? {
+                Attempt::Nonblocking(answer) => Ok(answer),
+                Attempt::Blocking(Err(error @ (libc::EINPROGRESS | libc::EALREADY))) => {
+                    on_its_way.get_or_insert(error);
+                    Err(libc::EAGAIN)
                 }
-                hub.sleep_quietly(now + KNOCK_INTERVAL.as_nanos() as u64);
-                if let Some(error) = hub.refusal() {
-                    return Err(error);
-                }
+                // Some protocols say so of a connection that has come about since.
+                Attempt::Blocking(Err(libc::EISCONN)) if on_its_way.is_some() => Ok(Ok(0)),
+                Attempt::Blocking(answer) => Ok(answer),
             }
-            answer => return answer,
+        });
+        match (answer, on_its_way) {
+            (Err(libc::EAGAIN), Some(error)) => return Err(error),
+            (Err(error), _) => return Err(error),
+            // A Unix socket's listener has no room for it.
+            (Ok(Err(libc::EAGAIN)), None) if !kernel::is_nonblocking(fd)? => {}
+            (Ok(answer), _) => return answer,
         }
-    }
-}
-
-/// Waits for a connection that is on its way.
-fn connected(hub: &Hub, fd: RawFd) -> Result<usize, Errno> {
-    let deadline = kernel::patience(fd, Some(libc::SO_SNDTIMEO))?;
-    loop {
-        match hub.await_descriptor(fd, Direction::Write, deadline) {
-            Err(libc::EAGAIN) => return Err(libc::EINPROGRESS),
-            answer => answer?,
+        let until = match deadline {
+            Some(until) => until,
+            None => *deadline.insert(patience()?),
+        };
+        let now = clock::now_ns();
+        if until.is_some_and(|until| until <= now) {
+            return Err(libc::EAGAIN);
         }
-        if kernel::ready_for(fd, libc::POLLOUT) != 0 {
-            return match kernel::socket_option(fd, libc::SO_ERROR)? {
-                0 => Ok(0),
-                error => Err(error),
-            };
+        if let Quiet::Refused(error) = hub.sleep_quietly(now + KNOCK_INTERVAL) {
+            return Err(error);
         }
     }
 }
@@ -117,58 +112,50 @@ unsafe fn take_connection(
     len: *mut socklen_t,
     flags: c_int,
 ) -> Result<usize, Errno> {
+    // SAFETY: the caller's promise.
+    let call = || unsafe { raw!(libc::SYS_accept4, fd, address, len, flags) };
     match hub(Part::Sockets) {
-        // SAFETY: the caller's promise.
-        Some(hub) => unsafe { accept_parking(hub, fd, address, len, flags) },
-        None => loop {
-            // SAFETY: as above.
-            let answer = unsafe { raw!(libc::SYS_accept4, fd, address, len, flags) };
-            // It may have come in the moment in which a greenlet's accept on
-            // another thread does not block.
-            let try_again = answer == Err(libc::EAGAIN)
-                && is_any_on()
-                && kernel::between_flags(|| kernel::status_flags(fd))
-                    .is_ok_and(|flags| flags & libc::O_NONBLOCK == 0)
-                && kernel::socket_option(fd, libc::SO_RCVTIMEO) == Ok(0);
-            if !try_again {
-                return answer;
-            }
+        Some(hub) => accept_parking(hub, fd, call),
+        None => match call() {
+            Err(libc::EAGAIN) if is_any_on() => accept_again(fd, call),
+            answer => answer,
         },
     }
 }
 
-/// # Safety
-/// As for `accept4`.
-unsafe fn accept_parking(
+/// A thread that blocks may come in the moment in which a greenlet's accept on
+/// another thread, or in another process, does not.
+#[cold]
+fn accept_again(fd: RawFd, call: impl Fn() -> Result<usize, Errno>) -> Result<usize, Errno> {
+    loop {
+        // With a timeout there is no telling; most likely it is over.
+        if kernel::is_nonblocking(fd)? || kernel::socket_timeout(fd, libc::SO_RCVTIMEO).is_some() {
+            return Err(libc::EAGAIN);
+        }
+        match call() {
+            Err(libc::EAGAIN) => {}
+            answer => return answer,
+        }
+    }
+}
+
+fn accept_parking(
     hub: &Hub,
     fd: RawFd,
-    address: *mut sockaddr,
-    len: *mut socklen_t,
-    flags: c_int,
+    call: impl Fn() -> Result<usize, Errno>,
 ) -> Result<usize, Errno> {
-    operation(hub)?;
-    let mut deadline = None;
-    loop {
-        // SAFETY: the caller's promise.
-        let call = || unsafe { raw!(libc::SYS_accept4, fd, address, len, flags) };
-        let somebody_there = || kernel::ready_for(fd, libc::POLLIN) != 0;
-        match kernel::without_blocking(fd, somebody_there, call)? {
-            Attempt::Nonblocking(Err(libc::EAGAIN)) if kernel::users_own(fd) => {
-                return Err(libc::EAGAIN);
-            }
-            Attempt::Nonblocking(Err(libc::EAGAIN)) => continue,
-            Attempt::Nonblocking(answer) => return answer,
-            Attempt::Blocking(Err(libc::EAGAIN)) => {}
-            Attempt::Blocking(answer) => return answer,
-        }
-        if kernel::socket_option(fd, libc::SO_ACCEPTCONN)? == 0 {
-            // Nobody will ever come, and the kernel says why.
-            return call();
-        }
-        let until = match deadline {
-            Some(until) => until,
-            None => *deadline.insert(kernel::patience(fd, Some(libc::SO_RCVTIMEO))?),
-        };
-        hub.await_descriptor(fd, Direction::Read, until)?;
+    operation_on(hub, fd, 0)?;
+    if kernel::socket_option(fd, libc::SO_ACCEPTCONN) != Ok(1) {
+        // Nobody will ever come, and the kernel says why.
+        return call();
     }
+    let patience = || kernel::patience(fd, Some(libc::SO_RCVTIMEO));
+    hub.until_ready(fd, Direction::Read, patience, || {
+        if kernel::ready_for(fd, libc::POLLIN) == 0 {
+            return Err(libc::EAGAIN);
+        }
+        match kernel::without_blocking_in_turn(fd, &call)? {
+            Attempt::Nonblocking(answer) | Attempt::Blocking(answer) => answer,
+        }
+    })
 }

@@ -20,14 +20,14 @@ interposed! {
 
     /// Closes; greenlets that wait for the descriptor get EBADF.
     fn close(fd: c_int) -> c_int {
-        if is_told() {
-            if hub::is_own(fd) {
-                return Err(libc::EBADF).answer() as c_int;
-            }
-            hub::closing(fd);
-        }
         // SAFETY: the caller's promise.
-        unsafe { raw!(libc::SYS_close, fd) }.answer() as c_int
+        let call = || unsafe { raw!(libc::SYS_close, fd) };
+        let answer = match is_told() {
+            true if hub::is_own(fd) => Err(libc::EBADF),
+            true => hub::closing(fd, call),
+            false => call(),
+        };
+        answer.answer() as c_int
     }
 
     /// As `close`, under glibc's second name.
@@ -39,25 +39,27 @@ interposed! {
 
     /// Closes what had the new number, as `close` does.
     fn dup2(old: c_int, new: c_int) -> c_int {
-        if old != new && is_told() && is_open(old) {
-            hub::replacing(new);
-        }
+        // SAFETY: the caller's promise.
+        let call = || unsafe { raw!(libc::SYS_dup3, old, new, 0) };
         let answer = match old == new {
-            // SAFETY: the caller's promise. dup3 would refuse this.
+            // SAFETY: as above. dup3 would refuse this.
             true => unsafe { raw!(libc::SYS_fcntl, old, libc::F_GETFD, 0) }.map(|_| new as usize),
-            // SAFETY: as above.
-            false => unsafe { raw!(libc::SYS_dup3, old, new, 0) },
+            false if is_told() && is_open(old) => hub::replacing(new, call),
+            false => call(),
         };
         answer.answer() as c_int
     }
 
     /// Closes what had the new number, as `close` does.
     fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int {
-        if old != new && flags & !libc::O_CLOEXEC == 0 && is_told() && is_open(old) {
-            hub::replacing(new);
-        }
         // SAFETY: the caller's promise.
-        unsafe { raw!(libc::SYS_dup3, old, new, flags) }.answer() as c_int
+        let call = || unsafe { raw!(libc::SYS_dup3, old, new, flags) };
+        let is_good = old != new && flags & !libc::O_CLOEXEC == 0;
+        let answer = match is_good && is_told() && is_open(old) {
+            true => hub::replacing(new, call),
+            false => call(),
+        };
+        answer.answer() as c_int
     }
 
     /// Closes a range of descriptors, as `close` does.
@@ -66,11 +68,12 @@ interposed! {
         let plain = |first: c_uint, last: c_uint| unsafe {
             raw!(libc::SYS_close_range, first, last, flags)
         };
-        let closes = flags & libc::CLOSE_RANGE_CLOEXEC as c_int == 0 && first <= last;
+        // With other flags it closes nothing, or does not know them.
+        let closes = flags & !(libc::CLOSE_RANGE_UNSHARE as c_int) == 0 && first <= last;
         let answer = match closes && is_told() {
             true => {
-                hub::closing_range(first, last);
-                let answer = around_our_own(first, last, plain);
+                let call = || around_our_own(first, last, plain);
+                let answer = hub::closing_range(first, last, call);
                 hub::all_look_again();
                 answer
             }
@@ -172,8 +175,10 @@ mod tests {
 
     #[test]
     fn a_range_is_closed_around_what_is_our_own() {
-        // The hub of this thread gets its descriptors.
-        crate::sleep(std::time::Duration::from_millis(1));
+        // The hub of this thread gets its descriptors when it sleeps first.
+        while hub::own_within(0, 10_000).next().is_none() {
+            crate::sleep(std::time::Duration::from_millis(1));
+        }
         let file = std::fs::File::open("/dev/null").unwrap();
         assert!(!hub::is_own(file.as_raw_fd()));
         let all: Vec<_> = hub::own_within(0, 10_000).map(|fd| fd as c_uint).collect();

@@ -14,8 +14,10 @@
 //! statically linked program has not.
 
 use std::ffi::{c_int, c_long};
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::kernel;
 use crate::hub::Hub;
 use crate::sys::os::{self, Errno};
 
@@ -87,6 +89,29 @@ pub(super) fn operation(hub: &Hub) -> Result<(), Errno> {
     }
     hub.spend_operation();
     Ok(())
+}
+
+/// As `operation`, on this descriptor. What does not block, for its user has made the
+/// descriptor non-blocking or because it is a file, is neither refused nor made to
+/// wait for its turn: such calls are made in the midst of things, by event loops.
+///
+/// # Errors
+/// As for `operation`.
+#[inline(always)]
+pub(super) fn operation_on(hub: &Hub, fd: RawFd, flags: c_int) -> Result<(), Errno> {
+    if hub.count_plain_operation() {
+        return Ok(());
+    }
+    operation_of_note(hub, fd, flags)
+}
+
+#[cold]
+fn operation_of_note(hub: &Hub, fd: RawFd, flags: c_int) -> Result<(), Errno> {
+    if flags & libc::MSG_DONTWAIT != 0 || kernel::never_blocks(fd) {
+        hub.renew_budget();
+        return Ok(());
+    }
+    operation(hub)
 }
 
 /// A number, pointer or size as it goes into a system call's register.

@@ -286,13 +286,7 @@ impl Moment {
     }
 }
 
-fn park(
-    hub: &Hub,
-    address: usize,
-    bits: u32,
-    still: impl Fn() -> bool,
-    moment: Moment,
-) -> Slept {
+fn park(hub: &Hub, address: usize, bits: u32, still: impl Fn() -> bool, moment: Moment) -> Slept {
     loop {
         let sleep = Sleep {
             reason: Reason::new("waiting for a lock"),
@@ -319,8 +313,18 @@ unsafe fn block(
     let [_, op, _, timeout, ..] = *args;
     address::block(address, bits, still, |word| {
         // SAFETY: the word lives as long as the wait, and the time is the caller's.
-        unsafe { raw!(libc::SYS_futex, word as *const AtomicU32, op, 0u32, timeout, 0usize, bits) }
-            .map(|_| ())
+        unsafe {
+            raw!(
+                libc::SYS_futex,
+                word as *const AtomicU32,
+                op,
+                0u32,
+                timeout,
+                0usize,
+                bits
+            )
+        }
+        .map(|_| ())
     })
 }
 
@@ -339,12 +343,7 @@ const OTHERS: Errno = libc::EINTR;
 ///
 /// # Errors
 /// ETIMEDOUT at the moment, if there is one; then also `OTHERS`, see `park_thread`.
-fn stay(
-    hub: &Hub,
-    word: &AtomicU32,
-    what: &str,
-    moment: Option<Moment>,
-) -> Result<(), Errno> {
+fn stay(hub: &Hub, word: &AtomicU32, what: &str, moment: Option<Moment>) -> Result<(), Errno> {
     let op = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
     let deadline = moment.and_then(Moment::deadline);
     let mut time = FIRST_LOOK;
@@ -409,7 +408,10 @@ unsafe fn park_thread(
     // SAFETY: the caller's promise.
     let word = unsafe { AtomicU32::from_ptr(address as *mut u32) };
     let order = (Ordering::AcqRel, Ordering::Relaxed);
-    if word.compare_exchange(parked, EMPTY, order.0, order.1).is_ok() {
+    if word
+        .compare_exchange(parked, EMPTY, order.0, order.1)
+        .is_ok()
+    {
         hub.yield_midway();
         word.store(NOTIFIED, Ordering::Release);
     }

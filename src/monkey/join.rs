@@ -105,9 +105,8 @@ impl End {
 
 impl Drop for End {
     fn drop(&mut self) {
-        hub::closing(self.0);
         // SAFETY: the descriptor is ours.
-        let _ = unsafe { raw!(libc::SYS_close, self.0) };
+        let _ = hub::closing(self.0, || unsafe { raw!(libc::SYS_close, self.0) });
     }
 }
 

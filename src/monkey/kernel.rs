@@ -5,6 +5,7 @@ use std::ffi::{c_int, c_long, c_ulong};
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::RawFd;
 use std::ptr;
+use std::time::Duration;
 
 use libc::{iovec, pollfd, sigset_t, socklen_t, timespec, timeval};
 
@@ -12,19 +13,28 @@ use super::entry::raw;
 use crate::hub::{Guarded, Monitor};
 use crate::sys::clock;
 use crate::sys::os::{self, Errno};
+use crate::sys::pass::PassThrough;
 
 /// Whether a descriptor is that of a regular file, a directory or a block device:
 /// those are always ready, as `poll` has it, and what they wait for is the disk.
 pub(super) fn is_on_disk(fd: RawFd) -> Result<bool, Errno> {
+    Ok(matches!(
+        kind(fd)?,
+        libc::S_IFREG | libc::S_IFDIR | libc::S_IFBLK
+    ))
+}
+
+/// Whether a descriptor is that of a pipe, named or not.
+pub(super) fn is_pipe(fd: RawFd) -> bool {
+    kind(fd) == Ok(libc::S_IFIFO)
+}
+
+fn kind(fd: RawFd) -> Result<libc::mode_t, Errno> {
     let mut stat = MaybeUninit::<libc::stat>::zeroed();
     // SAFETY: the kernel writes a `stat`.
     unsafe { raw!(libc::SYS_fstat, fd, stat.as_mut_ptr()) }?;
     // SAFETY: zeroed, and then written.
-    let kind = unsafe { stat.assume_init() }.st_mode & libc::S_IFMT;
-    Ok(matches!(
-        kind,
-        libc::S_IFREG | libc::S_IFDIR | libc::S_IFBLK
-    ))
+    Ok(unsafe { stat.assume_init() }.st_mode & libc::S_IFMT)
 }
 
 /// The file status flags.
@@ -56,8 +66,8 @@ pub(super) fn socket_option(fd: RawFd, option: c_int) -> Result<c_int, Errno> {
     Ok(value)
 }
 
-/// One of a socket's two timeouts, as the moment when a wait that begins now ends.
-fn socket_deadline(fd: RawFd, option: c_int) -> Option<u64> {
+/// One of a socket's two timeouts in nanoseconds, if it has one.
+pub(super) fn socket_timeout(fd: RawFd, option: c_int) -> Option<u64> {
     let mut time = timeval {
         tv_sec: 0,
         tv_usec: 0,
@@ -77,7 +87,7 @@ fn socket_deadline(fd: RawFd, option: c_int) -> Option<u64> {
     let nanos = (time.tv_sec as u64)
         .saturating_mul(1_000_000_000)
         .saturating_add(time.tv_usec as u64 * 1000);
-    (answer.is_ok() && nanos != 0).then(|| clock::now_ns().saturating_add(nanos))
+    (answer.is_ok() && nanos != 0).then_some(nanos)
 }
 
 /// Until when an operation may wait that would block.
@@ -85,10 +95,16 @@ fn socket_deadline(fd: RawFd, option: c_int) -> Option<u64> {
 /// # Errors
 /// EAGAIN, if its user has chosen that it does not.
 pub(super) fn patience(fd: RawFd, timeout_option: Option<c_int>) -> Result<Option<u64>, Errno> {
-    if status_flags(fd)? & libc::O_NONBLOCK != 0 {
+    let flags = status_flags(fd)?;
+    let is_own = match timeout_option {
+        Some(_) => is_users_own(flags),
+        None => flags & libc::O_NONBLOCK != 0,
+    };
+    if is_own {
         return Err(libc::EAGAIN);
     }
-    Ok(timeout_option.and_then(|option| socket_deadline(fd, option)))
+    let timeout = timeout_option.and_then(|option| socket_timeout(fd, option));
+    Ok(timeout.map(|timeout| clock::now_ns().saturating_add(timeout)))
 }
 
 /// Until when a socket's operation may wait.
@@ -101,6 +117,58 @@ pub(super) fn patience_of_socket(
         return Err(libc::EAGAIN);
     }
     patience(fd, Some(timeout_option))
+}
+
+/// Whether an operation on the descriptor does not block anyway, or is answered with
+/// an error.
+pub(super) fn never_blocks(fd: RawFd) -> bool {
+    match status_flags(fd) {
+        Ok(flags) => is_users_own(flags) || is_on_disk(fd).unwrap_or(true),
+        Err(_) => true,
+    }
+}
+
+/// Whether an error of the socket's is pending that has ended its stream: who has done
+/// a part leaves it to the next call.
+pub(super) fn has_failed(fd: RawFd) -> bool {
+    // Messages in the error queue alone do not hang it up.
+    const FAILED: i16 = libc::POLLERR | libc::POLLHUP;
+    ready_for(fd, 0) & FAILED == FAILED
+}
+
+/// A number that an `ioctl` of this kind tells.
+pub(super) fn told_by(fd: RawFd, request: usize) -> Result<c_int, Errno> {
+    let mut value: c_int = 0;
+    // SAFETY: the kernel writes an int.
+    unsafe { raw!(libc::SYS_ioctl, fd, request, &raw mut value) }?;
+    Ok(value)
+}
+
+/// Whether the kernel would read memory from there.
+///
+/// # Errors
+/// EFAULT.
+pub(super) fn readable(start: usize, len: usize) -> Result<(), Errno> {
+    const PAGE: usize = 4096;
+    let Some(end) = start.checked_add(len) else {
+        return Err(libc::EFAULT);
+    };
+    let mut at = start & !3;
+    while at < end {
+        // FUTEX_WAIT reads the word, and with no time at all it does not wait.
+        let none = timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let wait = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
+        // SAFETY: the kernel checks the address.
+        let answer = unsafe { raw!(libc::SYS_futex, at, wait, 0u32, &raw const none) };
+        if answer == Err(libc::EFAULT) {
+            return Err(libc::EFAULT);
+        }
+        at = (at & !(PAGE - 1)).saturating_add(PAGE);
+    }
+    Ok(())
 }
 
 /// What a descriptor is ready for right now.
@@ -121,10 +189,33 @@ pub(super) fn ready_for(fd: RawFd, events: i16) -> i16 {
 ///
 /// # Safety
 /// As for `poll`; a pointer that is no good is answered with EFAULT.
+#[inline(always)]
 pub(super) unsafe fn poll_now(fds: *mut pollfd, count: usize) -> Result<usize, Errno> {
-    let mut none = NO_TIME;
-    // SAFETY: the caller's promise; without a mask the rest is not looked at.
-    unsafe { raw!(libc::SYS_ppoll, fds, count, &raw mut none, 0usize, 0usize) }
+    // SAFETY: the caller's promise.
+    unsafe { poll(fds, count, 0) }
+}
+
+/// The system call that `poll` is.
+///
+/// # Safety
+/// As for `poll`.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) unsafe fn poll(fds: *mut pollfd, count: usize, millis: c_int) -> Result<usize, Errno> {
+    // SAFETY: the caller's promise.
+    unsafe { raw!(libc::SYS_poll, fds, count, millis) }
+}
+
+/// The system call that `poll` is where there is none of this name.
+///
+/// # Safety
+/// As for `poll`.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) unsafe fn poll(fds: *mut pollfd, count: usize, millis: c_int) -> Result<usize, Errno> {
+    let mut time = time_of_millis(millis).map(timespec_of);
+    let time = time.as_mut().map_or(ptr::null_mut(), ptr::from_mut);
+    // SAFETY: the caller's promise; without a mask its size is not looked at.
+    unsafe { raw!(libc::SYS_ppoll, fds, count, time, 0usize, 0usize) }
 }
 
 /// No time at all.
@@ -172,6 +263,10 @@ pub(super) unsafe fn time_or_never(time: *const timespec) -> Result<Option<u64>,
 /// # Safety
 /// The pointer is good, or no good in a way that the kernel finds out.
 pub(super) unsafe fn time_at(time: *const timespec) -> Result<u64, Errno> {
+    // To a futex that is no timeout at all.
+    if time.is_null() {
+        return Err(libc::EFAULT);
+    }
     // FUTEX_WAIT reads its timeout first and then finds that the word is not what
     // it is said to be, so it never waits.
     let word = 0u32;
@@ -265,7 +360,10 @@ pub(super) unsafe fn is_present_mask(mask: *const sigset_t) -> bool {
 
 /// Nanoseconds of some clock.
 pub(super) fn now(id: libc::clockid_t) -> u64 {
-    let mut time = timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: the kernel writes one timespec.
     unsafe { libc::clock_gettime(id, &mut time) };
     (time.tv_sec as u64)
@@ -280,10 +378,26 @@ impl Guarded for Flags {}
 
 static FLAGS: Monitor<Flags, 0> = Monitor::new(Flags);
 
+/// What tells a descriptor that does not block for the length of one call from one
+/// that never does: two flags, of which a socket's user sets the one alone. On a
+/// socket the other one has no meaning.
+const FOR_A_MOMENT: c_int = libc::O_NONBLOCK | libc::O_APPEND;
+
+/// Whether a socket with these flags is non-blocking by its user's choice.
+fn is_users_own(flags: c_int) -> bool {
+    flags & FOR_A_MOMENT == libc::O_NONBLOCK
+}
+
 /// Runs `f` while nobody of this process is in `without_blocking`.
 pub(super) fn between_flags<R>(f: impl FnOnce() -> R) -> R {
+    let _pass = PassThrough::enter();
     let _guard = FLAGS.lock();
     f()
+}
+
+/// Whether a socket does not block, by its user's choice.
+pub(super) fn is_nonblocking(fd: RawFd) -> Result<bool, Errno> {
+    between_flags(|| status_flags(fd)).map(is_users_own)
 }
 
 /// Runs a system call on a descriptor that blocks as if it did not.
@@ -294,7 +408,8 @@ pub(super) fn between_flags<R>(f: impl FnOnce() -> R) -> R {
 /// if `worthwhile` says that the call is likely to find something.
 ///
 /// Nobody in this process sees that: the lock is taken by `fcntl` and `ioctl` too,
-/// where they have to do with these flags. Another process could: see `users_own`.
+/// where they have to do with these flags. Another process of this crate's sees two
+/// flags and knows.
 ///
 /// # Errors
 /// What the call answers; EAGAIN also if it was not worthwhile.
@@ -303,19 +418,74 @@ pub(super) fn without_blocking(
     worthwhile: impl FnOnce() -> bool,
     call: impl FnOnce() -> Result<usize, Errno>,
 ) -> Result<Attempt, Errno> {
+    // What stands in a signal handler does not come back for the lock.
+    let _pass = PassThrough::enter();
     let _guard = FLAGS.lock();
+    for_a_moment(fd, worthwhile, call)
+}
+
+/// As `without_blocking`, and while no other process of this crate's does so with the
+/// same socket, which it shares: it would take O_NONBLOCK away again while our call,
+/// which then blocks, is on its way.
+///
+/// The lock is one by `fcntl`, which is a process's, is given up when that ends, and
+/// which nobody else has a use for on a socket. To be called for sockets only: on a
+/// file it would undo the locks of its user.
+///
+/// # Errors
+/// As for `without_blocking`.
+pub(super) fn without_blocking_in_turn(
+    fd: RawFd,
+    call: impl FnOnce() -> Result<usize, Errno>,
+) -> Result<Attempt, Errno> {
+    // Who holds it needs it for microseconds, unless it was stopped in them.
+    const TRIES: u32 = 1000;
+    const NAP: Duration = Duration::from_micros(100);
+    let _pass = PassThrough::enter();
+    let _guard = FLAGS.lock();
+    for tries in 0..TRIES {
+        match lock(fd, libc::F_WRLCK) {
+            Err(libc::EAGAIN | libc::EACCES) if tries < TRIES / 2 => os::yield_thread(),
+            Err(libc::EAGAIN | libc::EACCES) => clock::block_thread_for(NAP),
+            _ => break,
+        }
+    }
+    let answer = for_a_moment(fd, || true, call);
+    let _ = lock(fd, libc::F_UNLCK);
+    answer
+}
+
+fn lock(fd: RawFd, kind: c_int) -> Result<usize, Errno> {
+    // SAFETY: a record of zeros is the whole of a file.
+    let mut lock: libc::flock = unsafe { std::mem::zeroed() };
+    lock.l_type = kind as _;
+    // SAFETY: the kernel reads the record.
+    unsafe { raw!(libc::SYS_fcntl, fd, libc::F_SETLK, &raw const lock) }
+}
+
+fn for_a_moment(
+    fd: RawFd,
+    worthwhile: impl FnOnce() -> bool,
+    call: impl FnOnce() -> Result<usize, Errno>,
+) -> Result<Attempt, Errno> {
     let flags = status_flags(fd)?;
-    if flags & libc::O_NONBLOCK != 0 {
+    if is_users_own(flags) {
         return Ok(Attempt::Nonblocking(call()));
     }
     if !worthwhile() {
         return Ok(Attempt::Blocking(Err(libc::EAGAIN)));
     }
-    set_status_flags(fd, flags | libc::O_NONBLOCK)?;
+    set_status_flags(fd, flags | FOR_A_MOMENT)?;
     let answer = call();
+    // Both flags may have been there before: left by a process that was killed
+    // in this very moment. Otherwise the second is the user's.
+    let before = match flags & FOR_A_MOMENT {
+        FOR_A_MOMENT => flags & !FOR_A_MOMENT,
+        _ => flags,
+    };
     // The descriptor may have been closed by the call's side effects only if
     // somebody else did so; then there is nothing to put back.
-    let _ = set_status_flags(fd, flags);
+    let _ = set_status_flags(fd, before);
     Ok(Attempt::Blocking(answer))
 }
 
@@ -323,18 +493,4 @@ pub(super) fn without_blocking(
 pub(super) enum Attempt {
     Blocking(Result<usize, Errno>),
     Nonblocking(Result<usize, Errno>),
-}
-
-/// Whether a descriptor is non-blocking by its user's choice. It may also be
-/// another process of this crate's that is in `without_blocking` with it, which
-/// takes some microseconds.
-pub(super) fn users_own(fd: RawFd) -> bool {
-    const LOOKS: u32 = 50;
-    for _ in 0..LOOKS {
-        match status_flags(fd) {
-            Ok(flags) if flags & libc::O_NONBLOCK != 0 => os::yield_thread(),
-            _ => return false,
-        }
-    }
-    true
 }

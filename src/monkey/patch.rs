@@ -5,6 +5,7 @@ use std::ffi::CString;
 use super::entry::{self, Part, Row};
 use crate::error::PatchError;
 use crate::hub;
+use crate::sys::panics::PanicCount;
 
 /// All functions that take the place of libc's.
 static TABLES: &[&[Row]] = &[
@@ -160,6 +161,8 @@ impl Patch {
                 return Err(PatchError::NotInterposed { symbol: row.name });
             }
         }
+        // To be known before a panic hook asks.
+        let _ = PanicCount::get();
         if self.parts & Part::Locks.bit() != 0 {
             super::futex::prepare();
         }

@@ -30,12 +30,14 @@ interposed! {
 
     /// Waits for descriptors; parks until one is ready.
     fn poll(fds: *mut pollfd, count: nfds_t, timeout: c_int) -> c_int {
-        let time = kernel::time_of_millis(timeout);
         let answer = match hub(Part::Poll) {
             // SAFETY: the caller's promise.
-            None => unsafe { plain(fds, count, time.map(kernel::timespec_of), ptr::null()) },
-            // SAFETY: as above.
-            Some(hub) => unsafe { poll_parking(hub, fds, count, time, ptr::null()) },
+            None => unsafe { kernel::poll(fds, count as usize, timeout) },
+            Some(hub) => {
+                let time = kernel::time_of_millis(timeout);
+                // SAFETY: as above.
+                unsafe { poll_parking(hub, fds, count, time, ptr::null()) }
+            }
         };
         answer.answer() as c_int
     }
@@ -124,7 +126,12 @@ unsafe fn poll_parking(
 ) -> Result<usize, Errno> {
     operation(hub)?;
     // SAFETY: the caller's promise.
-    let ready = unsafe { plain(fds, count, Some(kernel::NO_TIME), mask) }?;
+    let ready = unsafe {
+        match mask.is_null() {
+            true => kernel::poll_now(fds, count as usize),
+            false => plain(fds, count, Some(kernel::NO_TIME), mask),
+        }
+    }?;
     if ready > 0 || time == Some(0) {
         return Ok(ready);
     }

@@ -7,19 +7,19 @@ use std::ffi::{c_int, c_uint, c_void};
 use std::os::fd::RawFd;
 use std::ptr;
 
-use libc::{MSG_DONTWAIT, iovec, mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t, timespec};
+use libc::{MSG_DONTWAIT, mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t, timespec};
 
-use super::entry::{Answer, Part, hub, interposed, operation, raw};
+use super::entry::{Answer, Part, hub, interposed, operation_on, raw};
 use super::kernel;
-use super::slices::Slices;
+use super::slices::{MOST, Slices};
 use crate::hub::{Direction, Hub};
 use crate::sys::clock;
 use crate::sys::os::Errno;
 
 /// Of these the kernel never waits.
 const NEVER_WAITS: c_int = libc::MSG_ERRQUEUE | libc::MSG_OOB;
-/// How often a look is taken whether enough has come to be peeked at.
-const PEEK_INTERVAL: u64 = 1_000_000;
+const FIONREAD: usize = libc::FIONREAD as usize;
+const SIOCATMARK: usize = 0x8905;
 
 interposed! {
     Sockets;
@@ -52,7 +52,7 @@ interposed! {
         let answer = match parking {
             // SAFETY: the caller's promise.
             None => unsafe { raw!(libc::SYS_recvmsg, fd, message, flags) },
-            Some(hub) => operation(hub).and_then(|()| {
+            Some(hub) => operation_on(hub, fd, flags).and_then(|()| {
                 // SAFETY: as above.
                 unsafe { message_parking(hub, fd, message, flags) }
             }),
@@ -74,9 +74,11 @@ interposed! {
         };
         let answer = match parking {
             // SAFETY: the caller's promise.
-            None => unsafe { raw!(libc::SYS_recvmmsg, fd, messages, count, flags, timeout) },
+            Some(hub) if count > 0 => unsafe {
+                messages_parking(hub, fd, messages, count, flags, timeout)
+            },
             // SAFETY: as above.
-            Some(hub) => unsafe { messages_parking(hub, fd, messages, count, flags, timeout) },
+            _ => unsafe { raw!(libc::SYS_recvmmsg, fd, messages, count, flags, timeout) },
         };
         answer.answer() as c_int
     }
@@ -128,7 +130,7 @@ unsafe fn receive(
     match parking {
         // SAFETY: the caller's promise.
         None => unsafe { raw!(libc::SYS_recvfrom, fd, buffer, len, flags, from, from_len) },
-        Some(hub) => operation(hub).and_then(|()| {
+        Some(hub) => operation_on(hub, fd, flags).and_then(|()| {
             // SAFETY: as above.
             unsafe { receive_parking(hub, fd, buffer, len, flags, from, from_len) }
         }),
@@ -146,85 +148,84 @@ pub(super) unsafe fn receive_parking(
     from: *mut sockaddr,
     from_len: *mut socklen_t,
 ) -> Result<usize, Errno> {
-    let once = |hub: &Hub, at: usize, flags: c_int| {
-        hub.until_ready(
+    let attempt = |got: usize| {
+        let (at, left) = (buffer.wrapping_byte_add(got), len - got);
+        let flags = flags | MSG_DONTWAIT;
+        // SAFETY: the caller's promise, of a part of the buffer.
+        unsafe { raw!(libc::SYS_recvfrom, fd, at, left, flags, from, from_len) }
+    };
+    if flags & libc::MSG_WAITALL == 0 {
+        return hub.until_ready(
             fd,
             Direction::Read,
             || kernel::patience_of_socket(fd, flags, libc::SO_RCVTIMEO),
-            || {
-                let (at, len) = (buffer.wrapping_byte_add(at), len - at);
-                // SAFETY: the caller's promise, of a part of the buffer.
-                unsafe {
-                    raw!(
-                        libc::SYS_recvfrom,
-                        fd,
-                        at,
-                        len,
-                        flags | MSG_DONTWAIT,
-                        from,
-                        from_len
-                    )
-                }
-            },
-        )
-    };
-    if !waits_for_all(fd, flags) {
-        return once(hub, 0, flags);
+            || attempt(0),
+        );
     }
-    if flags & libc::MSG_PEEK != 0 {
-        return peek_all(hub, fd, len, flags, || once(hub, 0, flags));
-    }
-    all_of(len, |got| once(hub, got, flags))
+    all_of(hub, fd, len.min(MOST), flags, attempt)
 }
 
-/// MSG_WAITALL means something for streams only.
-fn waits_for_all(fd: RawFd, flags: c_int) -> bool {
-    flags & libc::MSG_WAITALL != 0
-        && flags & MSG_DONTWAIT == 0
-        && kernel::socket_option(fd, libc::SO_TYPE) == Ok(libc::SOCK_STREAM)
-}
-
-/// Calls until `len` bytes have come, or the stream ends, or something is wrong,
-/// which counts only if nothing has come before.
-fn all_of(len: usize, mut once: impl FnMut(usize) -> Result<usize, Errno>) -> Result<usize, Errno> {
-    let mut got = 0;
-    loop {
-        match once(got) {
-            Ok(0) => return Ok(got),
-            Ok(n) => got += n,
-            Err(error) if got == 0 => return Err(error),
-            Err(_) => return Ok(got),
-        }
-        if got >= len {
-            return Ok(got);
-        }
-    }
-}
-
-/// What is peeked at stays, so nothing tells when there is more of it: a look is
-/// taken now and then.
-fn peek_all(
+/// For MSG_WAITALL: calls until so much of a stream has come, or it ends, or
+/// something is wrong, which counts only if nothing has come before. `once` gets how
+/// much has come.
+#[cold]
+fn all_of(
     hub: &Hub,
     fd: RawFd,
     len: usize,
     flags: c_int,
-    mut once: impl FnMut() -> Result<usize, Errno>,
+    mut once: impl FnMut(usize) -> Result<usize, Errno>,
 ) -> Result<usize, Errno> {
-    let deadline = kernel::patience_of_socket(fd, flags, libc::SO_RCVTIMEO).unwrap_or(None);
-    let mut seen = 0;
-    loop {
-        let n = once()?;
-        let now = clock::now_ns();
-        let ended = kernel::ready_for(fd, libc::POLLRDHUP) != 0;
-        if n >= len || ended || deadline.is_some_and(|deadline| deadline <= now) {
-            return Ok(n);
-        }
-        if n == seen && n == 0 {
-            return Ok(0);
-        }
-        seen = n;
-        hub.sleep_quietly(now + PEEK_INTERVAL);
+    // Where it means nothing, the first part is all.
+    let is_stream = || kernel::socket_option(fd, libc::SO_TYPE) == Ok(libc::SOCK_STREAM);
+    let peeks = flags & libc::MSG_PEEK != 0;
+    let mut got = 0;
+    let answer = hub.until_ready(
+        fd,
+        Direction::Read,
+        || kernel::patience_of_socket(fd, flags, libc::SO_RCVTIMEO),
+        || {
+            if peeks {
+                // What is peeked at stays, and is seen again with what has come since.
+                got = once(0)?;
+                let is_all = got == 0 || got >= len || !waits_to_peek(fd) || is_at_its_end(fd);
+                return if is_all { Ok(()) } else { Err(libc::EAGAIN) };
+            }
+            if got > 0 && is_over(fd) {
+                return Ok(());
+            }
+            loop {
+                let n = once(got)?;
+                got += n;
+                if n == 0 || got >= len || flags & MSG_DONTWAIT != 0 || !is_stream() || is_over(fd)
+                {
+                    return Ok(());
+                }
+            }
+        },
+    );
+    match answer {
+        Err(error) if got == 0 => Err(error),
+        _ => Ok(got),
     }
+}
+
+/// Whether the kernel would not go on after a part: there is urgent data next, or an
+/// error, which is left to the next call, and nothing before it.
+fn is_over(fd: RawFd) -> bool {
+    kernel::told_by(fd, SIOCATMARK).is_ok_and(|at_mark| at_mark != 0)
+        || kernel::has_failed(fd) && kernel::told_by(fd, FIONREAD) == Ok(0)
+}
+
+/// TCP waits until there is enough to be peeked at; Unix sockets do not.
+fn waits_to_peek(fd: RawFd) -> bool {
+    kernel::socket_option(fd, libc::SO_PROTOCOL) == Ok(libc::IPPROTO_TCP)
+}
+
+/// Whether nothing more will come.
+fn is_at_its_end(fd: RawFd) -> bool {
+    const ENDED: i16 = libc::POLLRDHUP | libc::POLLHUP;
+    kernel::ready_for(fd, libc::POLLRDHUP) & ENDED != 0
 }
 
 /// # Safety
@@ -235,31 +236,41 @@ pub(super) unsafe fn message_parking(
     message: *mut msghdr,
     flags: c_int,
 ) -> Result<usize, Errno> {
-    let once = |message: *mut msghdr| {
-        hub.until_ready(
+    // SAFETY: the caller's promise.
+    let attempt = || unsafe { raw!(libc::SYS_recvmsg, fd, message, flags | MSG_DONTWAIT) };
+    if flags & libc::MSG_WAITALL == 0 {
+        return hub.until_ready(
             fd,
             Direction::Read,
             || kernel::patience_of_socket(fd, flags, libc::SO_RCVTIMEO),
-            // SAFETY: the caller's promise.
-            || unsafe { raw!(libc::SYS_recvmsg, fd, message, flags | MSG_DONTWAIT) },
-        )
+            attempt,
+        );
+    }
+    kernel::readable(message as usize, size_of::<msghdr>())?;
+    // SAFETY: the kernel would read it from there.
+    let given = unsafe { message.read_unaligned() };
+    let Ok(mut slices) = Slices::of_array(given.msg_iov, given.msg_iovlen as c_int) else {
+        return attempt();
     };
-    let first = once(message)?;
-    if first == 0 || flags & libc::MSG_PEEK != 0 || !waits_for_all(fd, flags) {
-        return Ok(first);
-    }
-    // SAFETY: the kernel has just read the header and written through it.
-    let mut rest = unsafe { Slices::of_message(message) };
-    let len = rest.len();
-    if first >= len {
-        return Ok(first);
-    }
-    let more = all_of(len - first, |got| {
-        let iov: &mut [iovec] = rest.after(first + got);
-        let mut part = Slices::header(iov);
-        once(&raw mut part)
-    });
-    Ok(first + more.unwrap_or(0))
+    all_of(hub, fd, slices.len(), flags, |got| {
+        if got == 0 {
+            return attempt();
+        }
+        // SAFETY: the kernel has written its answers there.
+        let answered = unsafe { &mut *message };
+        if answered.msg_controllen > 0 {
+            // What came beside the data has used up the room for it.
+            return Ok(0);
+        }
+        let mut part = Slices::header(slices.after(got));
+        part.msg_control = given.msg_control;
+        part.msg_controllen = given.msg_controllen;
+        // SAFETY: buffers and room are the caller's, of a message that was good.
+        let n = unsafe { raw!(libc::SYS_recvmsg, fd, &raw mut part, flags | MSG_DONTWAIT) }?;
+        answered.msg_controllen = part.msg_controllen;
+        answered.msg_flags |= part.msg_flags;
+        Ok(n)
+    })
 }
 
 /// # Safety
@@ -272,7 +283,6 @@ unsafe fn messages_parking(
     flags: c_int,
     timeout: *mut timespec,
 ) -> Result<usize, Errno> {
-    operation(hub)?;
     let deadline = if timeout.is_null() {
         None
     } else {
@@ -280,10 +290,11 @@ unsafe fn messages_parking(
         let time = unsafe { kernel::time_at(timeout) }?;
         Some(clock::now_ns().saturating_add(time))
     };
+    operation_on(hub, fd, flags)?;
     // The kernel takes no more at once.
     let count = count.min(libc::UIO_MAXIOV as c_uint);
     let mut got: c_uint = 0;
-    while got < count {
+    while got < count && !(got > 0 && kernel::has_failed(fd)) {
         let at = messages.wrapping_add(got as usize);
         let null = ptr::null_mut::<timespec>();
         let answer = hub.until_ready(
@@ -308,9 +319,17 @@ unsafe fn messages_parking(
             Err(_) => break,
         }
         // As in the kernel, the time is looked at when something has come.
-        if flags & libc::MSG_WAITFORONE != 0
-            || deadline.is_some_and(|deadline| deadline <= clock::now_ns())
-        {
+        let left = deadline.map(|deadline| deadline.saturating_sub(clock::now_ns()));
+        if let Some(left) = left {
+            // SAFETY: the caller's, to be written to; the kernel would.
+            unsafe {
+                timeout.write_unaligned(timespec {
+                    tv_sec: (left / 1_000_000_000) as _,
+                    tv_nsec: (left % 1_000_000_000) as _,
+                });
+            }
+        }
+        if flags & libc::MSG_WAITFORONE != 0 || left == Some(0) {
             break;
         }
     }

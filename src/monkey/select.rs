@@ -13,7 +13,7 @@
 //! A set bit that is cleared in a call that found nothing ready was part of the
 //! question. On an error the sets are as they were.
 
-use std::ffi::{c_int, c_long, c_ulong};
+use std::ffi::{c_int, c_ulong};
 use std::os::fd::RawFd;
 use std::ptr;
 
@@ -113,16 +113,18 @@ unsafe fn plain(
 /// # Safety
 /// As for `select`.
 unsafe fn select_and_tell(count: c_int, sets: Sets, time: *mut timeval) -> Result<usize, Errno> {
-    // SAFETY: the caller's promise.
-    let nanos = unsafe { nanos_at(time) }?;
     let (answer, left) = match hub(Part::Poll) {
         None => {
-            let mut time = nanos.map(kernel::timespec_of);
+            // SAFETY: the caller's promise; libc's function reads it too.
+            let given = (!time.is_null()).then(|| unsafe { time.read_unaligned() });
+            let mut time = nanos_of(given)?.map(kernel::timespec_of);
             // SAFETY: as above.
             let answer = unsafe { plain(count, sets, &mut time, ptr::null()) };
             (answer, time.map(kernel::nanos_of))
         }
         Some(hub) => {
+            // SAFETY: as above.
+            let nanos = nanos_of(unsafe { peek_at(time) }?)?;
             let start = nanos.map(|_| clock::now_ns());
             // SAFETY: as above.
             let answer = unsafe { select_parking(hub, count, sets, nanos, ptr::null()) };
@@ -144,11 +146,11 @@ unsafe fn select_and_tell(count: c_int, sets: Sets, time: *mut timeval) -> Resul
 }
 
 /// # Errors
-/// As libc's `select`; EFAULT where that would crash.
+/// EFAULT, where libc's function would crash.
 ///
 /// # Safety
 /// The pointer is good, or no good in a way that the kernel finds out.
-unsafe fn nanos_at(time: *const timeval) -> Result<Option<u64>, Errno> {
+unsafe fn peek_at(time: *const timeval) -> Result<Option<timeval>, Errno> {
     if time.is_null() {
         return Ok(None);
     }
@@ -158,12 +160,24 @@ unsafe fn nanos_at(time: *const timeval) -> Result<Option<u64>, Errno> {
         return Err(libc::EFAULT);
     }
     let [seconds, micros] = words;
-    if (seconds as c_long) < 0 || (micros as c_long) < 0 {
+    Ok(Some(timeval {
+        tv_sec: seconds as libc::time_t,
+        tv_usec: micros as libc::suseconds_t,
+    }))
+}
+
+/// # Errors
+/// As those of libc's function.
+fn nanos_of(time: Option<timeval>) -> Result<Option<u64>, Errno> {
+    let Some(time) = time else {
+        return Ok(None);
+    };
+    if time.tv_sec < 0 || time.tv_usec < 0 {
         return Err(libc::EINVAL);
     }
-    let nanos = seconds
+    let nanos = (time.tv_sec as u64)
         .saturating_mul(1_000_000_000)
-        .saturating_add(micros.saturating_mul(1000));
+        .saturating_add((time.tv_usec as u64).saturating_mul(1000));
     Ok(Some(nanos))
 }
 

@@ -10,9 +10,9 @@ use std::ptr;
 
 use libc::{MSG_DONTWAIT, mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t};
 
-use super::entry::{Answer, Part, hub, interposed, operation, raw};
+use super::entry::{Answer, Part, hub, interposed, operation_on, raw};
 use super::kernel;
-use super::slices::Slices;
+use super::slices::{MOST, Slices, total_of};
 use crate::hub::{Direction, Hub};
 use crate::sys::os::Errno;
 
@@ -50,7 +50,7 @@ interposed! {
         let answer = match parking(flags) {
             // SAFETY: the caller's promise.
             None => unsafe { raw!(libc::SYS_sendmsg, fd, message, flags) },
-            Some(hub) => operation(hub).and_then(|()| {
+            Some(hub) => operation_on(hub, fd, flags).and_then(|()| {
                 // SAFETY: as above.
                 unsafe { message_parking(hub, fd, message, flags) }
             }),
@@ -62,9 +62,11 @@ interposed! {
     fn sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int) -> c_int {
         let answer = match parking(flags) {
             // SAFETY: the caller's promise.
-            None => unsafe { raw!(libc::SYS_sendmmsg, fd, messages, count, flags) },
+            Some(hub) if count > 0 => unsafe {
+                messages_parking(hub, fd, messages, count, flags)
+            },
             // SAFETY: as above.
-            Some(hub) => unsafe { messages_parking(hub, fd, messages, count, flags) },
+            _ => unsafe { raw!(libc::SYS_sendmmsg, fd, messages, count, flags) },
         };
         answer.answer() as c_int
     }
@@ -92,7 +94,7 @@ unsafe fn transmit(
     match parking(flags) {
         // SAFETY: the caller's promise.
         None => unsafe { raw!(libc::SYS_sendto, fd, buffer, len, flags, to, to_len) },
-        Some(hub) => operation(hub).and_then(|()| {
+        Some(hub) => operation_on(hub, fd, flags).and_then(|()| {
             // SAFETY: as above.
             unsafe { transmit_parking(hub, fd, buffer, len, flags, to, to_len) }
         }),
@@ -110,49 +112,55 @@ pub(super) unsafe fn transmit_parking(
     to: *const sockaddr,
     to_len: socklen_t,
 ) -> Result<usize, Errno> {
-    all_of(hub, fd, len, flags, |sent, flags| {
-        let (at, left) = (buffer.wrapping_byte_add(sent), len - sent);
-        // SAFETY: the caller's promise, of a part of the buffer.
-        unsafe { raw!(libc::SYS_sendto, fd, at, left, flags, to, to_len) }
-    })
+    let len = len.min(MOST);
+    all_of(
+        hub,
+        fd,
+        0,
+        || len,
+        flags,
+        |sent, flags| {
+            let (at, left) = (buffer.wrapping_byte_add(sent), len - sent);
+            // SAFETY: the caller's promise, of a part of the buffer.
+            unsafe { raw!(libc::SYS_sendto, fd, at, left, flags, to, to_len) }
+        },
+    )
 }
 
-/// Calls until all is sent. `once` gets how much has been, and the flags.
+/// Calls until all is sent, of which `sent` has been. `once` gets how much has been,
+/// and the flags; `len` is asked when a part is sent.
 ///
 /// One deadline, if the socket has a timeout, counts for all of it.
 fn all_of(
     hub: &Hub,
     fd: RawFd,
-    len: usize,
+    mut sent: usize,
+    len: impl Fn() -> usize,
     flags: c_int,
     mut once: impl FnMut(usize, c_int) -> Result<usize, Errno>,
 ) -> Result<usize, Errno> {
-    let mut sent = 0;
-    let mut until = None;
-    loop {
-        // Who has sent a part hears of it, and of the broken pipe by the next call.
-        let quiet = if sent > 0 { libc::MSG_NOSIGNAL } else { 0 };
-        let answer = hub.until_ready(
-            fd,
-            Direction::Write,
-            || match until {
-                Some(deadline) => Ok(deadline),
-                None => {
-                    let deadline = kernel::patience_of_socket(fd, flags, libc::SO_SNDTIMEO)?;
-                    until = Some(deadline);
-                    Ok(deadline)
+    let answer = hub.until_ready(
+        fd,
+        Direction::Write,
+        || kernel::patience_of_socket(fd, flags, libc::SO_SNDTIMEO),
+        || {
+            if sent > 0 && kernel::has_failed(fd) {
+                return Ok(());
+            }
+            loop {
+                // Who has sent a part hears of it, and of a broken pipe by the next call.
+                let quiet = if sent > 0 { libc::MSG_NOSIGNAL } else { 0 };
+                let n = once(sent, flags | MSG_DONTWAIT | quiet)?;
+                sent += n;
+                if n == 0 || sent >= len() || flags & MSG_DONTWAIT != 0 {
+                    return Ok(());
                 }
-            },
-            || once(sent, flags | MSG_DONTWAIT | quiet),
-        );
-        match answer {
-            Ok(n) => sent += n,
-            Err(error) if sent == 0 => return Err(error),
-            Err(_) => return Ok(sent),
-        }
-        if sent >= len || flags & MSG_DONTWAIT != 0 {
-            return Ok(sent);
-        }
+            }
+        },
+    );
+    match answer {
+        Err(error) if sent == 0 => Err(error),
+        _ => Ok(sent),
     }
 }
 
@@ -164,36 +172,35 @@ pub(super) unsafe fn message_parking(
     message: *const msghdr,
     flags: c_int,
 ) -> Result<usize, Errno> {
-    let first = hub.until_ready(
-        fd,
-        Direction::Write,
-        || kernel::patience_of_socket(fd, flags, libc::SO_SNDTIMEO),
-        // SAFETY: the caller's promise.
-        || unsafe { raw!(libc::SYS_sendmsg, fd, message, flags | MSG_DONTWAIT) },
-    )?;
-    if flags & MSG_DONTWAIT != 0 {
-        return Ok(first);
-    }
-    // SAFETY: the kernel has just read the header, and all that it refers to.
-    let mut rest = unsafe { Slices::of_message(message) };
-    let len = rest.len();
-    if first >= len {
-        return Ok(first);
-    }
-    let more = all_of(hub, fd, len - first, flags, |sent, flags| {
-        // What comes beside the data went with its first part.
-        let part = Slices::header(rest.after(first + sent));
-        // SAFETY: the slices are the caller's, as above.
-        unsafe {
-            raw!(
-                libc::SYS_sendmsg,
-                fd,
-                &raw const part,
-                flags | libc::MSG_NOSIGNAL
-            )
+    // SAFETY: the caller's promise.
+    unsafe { rest_of_message(hub, fd, 0, message, flags) }
+}
+
+/// # Safety
+/// As for `sendmsg`; and if something has been sent, the kernel has read the message
+/// from there.
+unsafe fn rest_of_message(
+    hub: &Hub,
+    fd: RawFd,
+    sent: usize,
+    message: *const msghdr,
+    flags: c_int,
+) -> Result<usize, Errno> {
+    // SAFETY: asked when the kernel has read it, as below.
+    let len = || unsafe { total_of(message) };
+    let mut rest = None;
+    all_of(hub, fd, sent, len, flags, |sent, flags| {
+        if sent == 0 {
+            // SAFETY: the caller's promise.
+            return unsafe { raw!(libc::SYS_sendmsg, fd, message, flags) };
         }
-    });
-    Ok(first + more.unwrap_or(0))
+        // SAFETY: the kernel has read it, or nothing would have been sent.
+        let rest = rest.get_or_insert_with(|| unsafe { Slices::of_message(message) });
+        // What comes beside the data went with its first part.
+        let part = Slices::header(rest.after(sent));
+        // SAFETY: the slices are the caller's, as above.
+        unsafe { raw!(libc::SYS_sendmsg, fd, &raw const part, flags) }
+    })
 }
 
 /// # Safety
@@ -205,22 +212,49 @@ unsafe fn messages_parking(
     count: c_uint,
     flags: c_int,
 ) -> Result<usize, Errno> {
-    operation(hub)?;
+    operation_on(hub, fd, flags)?;
     // The kernel takes no more at once.
-    let count = count.min(libc::UIO_MAXIOV as c_uint) as usize;
-    for at in 0..count {
-        let message = messages.wrapping_add(at);
-        // SAFETY: the address of a field is not followed here; the kernel checks
-        // the pointer before we read from it.
-        let header = unsafe { &raw const (*message).msg_hdr };
-        // SAFETY: the caller's promise.
-        match unsafe { message_parking(hub, fd, header, flags) } {
-            // SAFETY: the kernel has read the header from there, and the length
-            // is the caller's to be written.
-            Ok(sent) => unsafe { (&raw mut (*message).msg_len).write(sent as c_uint) },
-            Err(error) if at == 0 => return Err(error),
-            Err(_) => return Ok(at),
+    let count = count.min(libc::UIO_MAXIOV as c_uint);
+    let mut done: c_uint = 0;
+    while done < count {
+        let answer = hub.until_ready(
+            fd,
+            Direction::Write,
+            || kernel::patience_of_socket(fd, flags, libc::SO_SNDTIMEO),
+            || {
+                let at = messages.wrapping_add(done as usize);
+                // SAFETY: the caller's promise, of a part of the array.
+                unsafe {
+                    raw!(
+                        libc::SYS_sendmmsg,
+                        fd,
+                        at,
+                        count - done,
+                        flags | MSG_DONTWAIT
+                    )
+                }
+            },
+        );
+        match answer {
+            Ok(0) => break,
+            Ok(n) => done += n as c_uint,
+            Err(error) if done == 0 => return Err(error),
+            Err(_) => break,
+        }
+        // A stream takes the last one in part, and the kernel stops there.
+        // SAFETY: the kernel has just read this entry, and written to it.
+        let last = unsafe { &mut *messages.add(done as usize - 1) };
+        // SAFETY: as above.
+        let len = unsafe { total_of(&raw const last.msg_hdr) };
+        if (last.msg_len as usize) < len {
+            let sent = last.msg_len as usize;
+            // SAFETY: as above.
+            let sent = unsafe { rest_of_message(hub, fd, sent, &raw const last.msg_hdr, flags) };
+            last.msg_len = sent.unwrap_or(0) as c_uint;
+            if (last.msg_len as usize) < len {
+                break;
+            }
         }
     }
-    Ok(count)
+    Ok(done as usize)
 }

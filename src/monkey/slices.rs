@@ -5,49 +5,105 @@ use std::ffi::c_int;
 
 use libc::{iovec, msghdr};
 
+use super::kernel;
+use crate::sys::os::Errno;
+
+/// The kernel moves no more at once.
+pub(super) const MOST: usize = 0x7fff_f000;
+
+/// How many bytes there are in all, of which the kernel moves no more than so many
+/// at once.
+///
+/// # Safety
+/// The kernel has just read the array from there.
+pub(super) unsafe fn total(array: *const iovec, count: usize) -> usize {
+    (0..count).fold(0, |sum: usize, at| {
+        // SAFETY: the caller's promise.
+        let slice = unsafe { array.add(at).read_unaligned() };
+        sum.saturating_add(slice.iov_len).min(MOST)
+    })
+}
+
+/// As `total`, of a message.
+///
+/// # Safety
+/// The kernel has just read the message from there, and its array.
+pub(super) unsafe fn total_of(message: *const msghdr) -> usize {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let message = message.read_unaligned();
+        total(message.msg_iov, message.msg_iovlen as usize)
+    }
+}
+
 /// A copy of an array of buffers. The caller's own is not changed.
+#[derive(Default)]
 pub(super) struct Slices {
     all: Vec<iovec>,
     rest: Vec<iovec>,
 }
 
 impl Slices {
+    /// Those of an array that a caller has given, which may be no good.
+    ///
+    /// # Errors
+    /// EINVAL and EFAULT, as `readv` has them.
+    pub(super) fn of_array(array: *const iovec, count: c_int) -> Result<Slices, Errno> {
+        let count = match usize::try_from(count) {
+            Ok(count) if count <= libc::UIO_MAXIOV as usize => count,
+            _ => return Err(libc::EINVAL),
+        };
+        kernel::readable(array as usize, count * size_of::<iovec>())?;
+        // SAFETY: the kernel would read all of the array.
+        Ok(unsafe { Slices::known(array, count) })
+    }
+
     /// # Safety
     /// The kernel has just read the array from there.
-    pub(super) unsafe fn of_array(array: *const iovec, count: c_int) -> Slices {
-        // SAFETY: the caller's promise, of each of them.
-        let all = (0..count as usize).map(|at| unsafe { array.add(at).read_unaligned() });
+    pub(super) unsafe fn known(array: *const iovec, count: usize) -> Slices {
+        // SAFETY: the caller's promise.
+        let all = (0..count).map(|at| unsafe { array.add(at).read_unaligned() });
         Slices {
             all: all.collect(),
             rest: Vec::new(),
         }
     }
 
+    /// Those of a message.
+    ///
     /// # Safety
-    /// The kernel has just read the header from there, and its array.
+    /// The kernel has just read the message from there, and its array.
     pub(super) unsafe fn of_message(message: *const msghdr) -> Slices {
         // SAFETY: the caller's promise.
         unsafe {
             let message = message.read_unaligned();
-            Slices::of_array(message.msg_iov, message.msg_iovlen as c_int)
+            Slices::known(message.msg_iov, message.msg_iovlen as usize)
         }
     }
 
     /// How many bytes there are in all.
     pub(super) fn len(&self) -> usize {
-        self.all.iter().map(|slice| slice.iov_len).sum()
+        // SAFETY: it is an array of our own.
+        unsafe { total(self.all.as_ptr(), self.all.len()) }
     }
 
     /// What is left when so many bytes are done.
-    pub(super) fn after(&mut self, mut done: usize) -> &mut [iovec] {
+    pub(super) fn after(&mut self, done: usize) -> &mut [iovec] {
+        self.part(done, usize::MAX)
+    }
+
+    /// As `after`, and no more than so many bytes of it.
+    pub(super) fn part(&mut self, mut done: usize, mut room: usize) -> &mut [iovec] {
         self.rest.clear();
         for slice in &self.all {
             let skipped = done.min(slice.iov_len);
+            let taken = (slice.iov_len - skipped).min(room);
             done -= skipped;
-            if skipped < slice.iov_len {
+            room -= taken;
+            if taken > 0 {
                 self.rest.push(iovec {
                     iov_base: slice.iov_base.wrapping_byte_add(skipped),
-                    iov_len: slice.iov_len - skipped,
+                    iov_len: taken,
                 });
             }
         }
@@ -61,5 +117,46 @@ impl Slices {
         header.msg_iov = slices.as_mut_ptr();
         header.msg_iovlen = slices.len() as _;
         header
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lens(slices: &[iovec]) -> Vec<usize> {
+        slices.iter().map(|slice| slice.iov_len).collect()
+    }
+
+    #[test]
+    fn what_is_left_begins_where_the_part_ended() {
+        let bytes = [0u8; 16];
+        let slice = |at: usize, len| iovec {
+            iov_base: bytes[at..].as_ptr().cast_mut().cast(),
+            iov_len: len,
+        };
+        let array = [slice(0, 4), slice(4, 0), slice(4, 6), slice(10, 2)];
+        let mut slices = Slices::of_array(array.as_ptr(), 4).unwrap();
+        assert_eq!(slices.len(), 12);
+        assert_eq!(lens(slices.after(0)), [4, 6, 2]);
+        assert_eq!(lens(slices.after(4)), [6, 2]);
+        assert_eq!(lens(slices.after(5)), [5, 2]);
+        assert_eq!(
+            slices.after(5)[0].iov_base,
+            array[2].iov_base.wrapping_byte_add(1)
+        );
+        assert_eq!(lens(slices.part(3, 4)), [1, 3]);
+        assert!(slices.after(12).is_empty());
+    }
+
+    #[test]
+    fn an_array_that_is_no_good_is_an_error() {
+        let none = std::ptr::null();
+        assert_eq!(Slices::of_array(none, 1).err(), Some(libc::EFAULT));
+        assert_eq!(Slices::of_array(none, -1).err(), Some(libc::EINVAL));
+        assert_eq!(Slices::of_array(none, 1025).err(), Some(libc::EINVAL));
+        assert!(Slices::of_array(none, 0).is_ok());
+        let last = usize::MAX as *const iovec;
+        assert_eq!(Slices::of_array(last, 2).err(), Some(libc::EFAULT));
     }
 }

@@ -22,15 +22,16 @@ use std::ptr;
 
 use libc::{iovec, size_t, ssize_t};
 
-use super::entry::{Answer, Part, hub, interposed, is_on, operation, raw};
+use super::entry::{Answer, Part, hub, interposed, is_on, operation_on, raw};
 use super::kernel;
-use super::slices::Slices;
+use super::slices::{Slices, total};
 use super::{receive, send};
 use crate::hub::{Direction, Hub};
 use crate::sys::os::Errno;
 
-/// After it says that there is room, so much can be written without waiting:
-/// to a pipe, as POSIX has it, and to a terminal in practice.
+/// After it says that there is room, so much can be written without waiting: to a
+/// pipe, which takes that as a whole, and to a terminal in practice.
+const ROOM_IN_PIPE: usize = libc::PIPE_BUF;
 const ROOM: usize = 256;
 
 interposed! {
@@ -123,23 +124,20 @@ unsafe fn read_parking(
     buffer: *mut c_void,
     len: size_t,
 ) -> Result<usize, Errno> {
-    // A refusal is for what may wait: files are read on.
-    let refused = operation(hub);
-    if refused.is_ok() {
-        let null = ptr::null_mut();
-        // SAFETY: the caller's promise; no address is asked for.
-        let received =
-            unsafe { receive::receive_parking(hub, fd, buffer, len, 0, null, ptr::null_mut()) };
-        if received != Err(libc::ENOTSOCK) {
-            return received;
-        }
+    operation_on(hub, fd, 0)?;
+    let null = ptr::null_mut();
+    // SAFETY: the caller's promise; no address is asked for.
+    let received =
+        unsafe { receive::receive_parking(hub, fd, buffer, len, 0, null, ptr::null_mut()) };
+    if received != Err(libc::ENOTSOCK) {
+        return received;
     }
-    let mut one = iovec {
+    let one = iovec {
         iov_base: buffer,
         iov_len: len,
     };
     // SAFETY: as above.
-    unsafe { unsocketed_read(hub, fd, &raw mut one, 1, refused) }
+    unsafe { unsocketed_read(hub, fd, &raw const one, 1) }
 }
 
 /// # Safety
@@ -150,20 +148,24 @@ unsafe fn readv_parking(
     slices: *const iovec,
     count: c_int,
 ) -> Result<usize, Errno> {
-    let refused = operation(hub);
-    if refused.is_ok() && count > 0 {
-        // SAFETY: the caller's promise. No field but the buffers is set.
+    operation_on(hub, fd, 0)?;
+    // A message without room would be taken nevertheless, and too many buffers are
+    // another error there.
+    if Slices::of_array(slices, count).is_ok_and(|slices| slices.len() > 0) {
+        // SAFETY: no field but the buffers is set.
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
         message.msg_iov = slices.cast_mut();
         message.msg_iovlen = count as _;
-        // SAFETY: as above.
+        // SAFETY: the caller's promise.
         let received = unsafe { receive::message_parking(hub, fd, &raw mut message, 0) };
         if received != Err(libc::ENOTSOCK) {
             return received;
         }
+        // SAFETY: as above.
+        return unsafe { unsocketed_read(hub, fd, slices, count) };
     }
-    // SAFETY: as above.
-    unsafe { unsocketed_read(hub, fd, slices, count, refused) }
+    // SAFETY: as above. The kernel says what is wrong, or reads nothing.
+    unsafe { raw!(libc::SYS_readv, fd, slices, count) }
 }
 
 /// Reads what is no socket.
@@ -175,15 +177,12 @@ unsafe fn unsocketed_read(
     fd: RawFd,
     slices: *const iovec,
     count: c_int,
-    refused: Result<(), Errno>,
 ) -> Result<usize, Errno> {
     // SAFETY: the caller's promise.
     let plain = || unsafe { raw!(libc::SYS_readv, fd, slices, count) };
     if !may_wait(fd)? {
         return plain();
     }
-    refused?;
-    let wanted = libc::POLLIN;
     let attempt = || {
         // SAFETY: as above.
         match unsafe {
@@ -197,7 +196,7 @@ unsafe fn unsocketed_read(
                 libc::RWF_NOWAIT
             )
         } {
-            Err(libc::EOPNOTSUPP) => match kernel::ready_for(fd, wanted) {
+            Err(libc::EOPNOTSUPP) => match kernel::ready_for(fd, libc::POLLIN) {
                 0 => Err(libc::EAGAIN),
                 _ => plain(),
             },
@@ -219,20 +218,18 @@ unsafe fn write_parking(
     buffer: *const c_void,
     len: size_t,
 ) -> Result<usize, Errno> {
-    let refused = operation(hub);
-    if refused.is_ok() {
-        // SAFETY: the caller's promise.
-        let sent = unsafe { send::transmit_parking(hub, fd, buffer, len, 0, ptr::null(), 0) };
-        if sent != Err(libc::ENOTSOCK) {
-            return sent;
-        }
+    operation_on(hub, fd, 0)?;
+    // SAFETY: the caller's promise.
+    let sent = unsafe { send::transmit_parking(hub, fd, buffer, len, 0, ptr::null(), 0) };
+    if sent != Err(libc::ENOTSOCK) {
+        return sent;
     }
     let one = iovec {
         iov_base: buffer.cast_mut(),
         iov_len: len,
     };
-    // SAFETY: as above.
-    unsafe { unsocketed_write(hub, fd, &raw const one, 1, refused) }
+    // SAFETY: as above; and the array is our own.
+    unsafe { unsocketed_write(hub, fd, &raw const one, 1) }
 }
 
 /// # Safety
@@ -243,8 +240,9 @@ unsafe fn writev_parking(
     slices: *const iovec,
     count: c_int,
 ) -> Result<usize, Errno> {
-    let refused = operation(hub);
-    if refused.is_ok() && count > 0 {
+    operation_on(hub, fd, 0)?;
+    // As for `readv`: an empty message would be sent.
+    if Slices::of_array(slices, count).is_ok_and(|slices| slices.len() > 0) {
         // SAFETY: no field but the buffers is set.
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
         message.msg_iov = slices.cast_mut();
@@ -254,89 +252,89 @@ unsafe fn writev_parking(
         if sent != Err(libc::ENOTSOCK) {
             return sent;
         }
+        // SAFETY: as above; and the kernel would read the array.
+        return unsafe { unsocketed_write(hub, fd, slices, count) };
     }
     // SAFETY: as above.
-    unsafe { unsocketed_write(hub, fd, slices, count, refused) }
+    unsafe { raw!(libc::SYS_writev, fd, slices, count) }
 }
 
 /// Writes to what is no socket.
 ///
 /// # Safety
-/// As for `writev`.
+/// As for `writev`, of an array that the kernel would read.
 unsafe fn unsocketed_write(
     hub: &Hub,
     fd: RawFd,
     slices: *const iovec,
     count: c_int,
-    refused: Result<(), Errno>,
 ) -> Result<usize, Errno> {
     // SAFETY: the caller's promise.
     let plain = || unsafe { raw!(libc::SYS_writev, fd, slices, count) };
     if !may_wait(fd)? {
         return plain();
     }
-    refused?;
     // SAFETY: as above.
-    let first = hub.until_ready(
+    let len = unsafe { total(slices, count as usize) };
+    // SAFETY: as above.
+    let known = || unsafe { Slices::known(slices, count as usize) };
+    let mut rest = None;
+    let mut written = 0;
+    let answer = hub.until_ready(
         fd,
         Direction::Write,
         || kernel::patience(fd, None),
-        || unsafe { write_some(fd, slices, count) },
+        || {
+            while written < len {
+                let (at, left) = match written {
+                    0 => (slices, count as usize),
+                    _ => {
+                        let rest = rest.get_or_insert_with(known).after(written);
+                        (rest.as_ptr(), rest.len())
+                    }
+                };
+                // SAFETY: as above, of a part of it.
+                let n = match unsafe {
+                    raw!(
+                        libc::SYS_pwritev2,
+                        fd,
+                        at,
+                        left,
+                        -1i64,
+                        -1i64,
+                        libc::RWF_NOWAIT
+                    )
+                } {
+                    Err(libc::EOPNOTSUPP) => {
+                        write_some(fd, rest.get_or_insert_with(known), written)
+                    }
+                    answer => answer,
+                }?;
+                written += n;
+                if n == 0 {
+                    break;
+                }
+            }
+            Ok(())
+        },
     );
-    let mut written = match first {
-        Err(libc::EPERM) => return plain(),
-        first => first?,
-    };
-    if kernel::status_flags(fd)? & libc::O_NONBLOCK != 0 {
-        return Ok(written);
+    match answer {
+        Err(libc::EPERM) if written == 0 => plain(),
+        Err(error) if written == 0 => Err(error),
+        _ => Ok(written),
     }
-    // SAFETY: the kernel has just read the array.
-    let mut all = unsafe { Slices::of_array(slices, count) };
-    while written < all.len() {
-        let rest = all.after(written);
-        let more = hub.until_ready(
-            fd,
-            Direction::Write,
-            || Ok(None),
-            // SAFETY: as above, of a part of it.
-            || unsafe { write_some(fd, rest.as_ptr(), rest.len() as c_int) },
-        );
-        match more {
-            Ok(n) => written += n,
-            Err(_) => break,
-        }
-    }
-    Ok(written)
 }
 
-/// Writes as much as there is room for, and EAGAIN if there is none.
-///
-/// # Safety
-/// As for `writev`.
-unsafe fn write_some(fd: RawFd, slices: *const iovec, count: c_int) -> Result<usize, Errno> {
-    // SAFETY: the caller's promise.
-    match unsafe {
-        raw!(
-            libc::SYS_pwritev2,
-            fd,
-            slices,
-            count,
-            -1i64,
-            -1i64,
-            libc::RWF_NOWAIT
-        )
-    } {
-        Err(libc::EOPNOTSUPP) => {}
-        answer => return answer,
-    }
+/// Writes a part for which there is room, where the kernel knows no better way.
+fn write_some(fd: RawFd, slices: &mut Slices, written: usize) -> Result<usize, Errno> {
     if kernel::ready_for(fd, libc::POLLOUT) == 0 {
         return Err(libc::EAGAIN);
     }
-    // SAFETY: as above; a bad array has been answered with EFAULT before.
-    let mut all = unsafe { Slices::of_array(slices, count) };
-    let Some(first) = all.after(0).first() else {
-        return Ok(0);
+    let room = match kernel::is_pipe(fd) {
+        true => ROOM_IN_PIPE,
+        false => ROOM,
     };
-    // SAFETY: as above.
-    unsafe { raw!(libc::SYS_write, fd, first.iov_base, first.iov_len.min(ROOM)) }
+    let part = slices.part(written, room);
+    // SAFETY: the buffers are the caller's of the interposed function.
+    unsafe { raw!(libc::SYS_writev, fd, part.as_ptr(), part.len()) }
 }

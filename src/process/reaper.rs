@@ -3,49 +3,73 @@
 //! It is one thread with a hub, started when the first handle of a running worker is dropped, and a greenlet for
 //! each such worker.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::worker::Process;
-use crate::hub::Patience;
-use crate::queue::Queue;
+use crate::hub::{Parker, Patience, Reason, Unparker};
 use crate::sys::fork::PerProcess;
 use crate::sys::helpers::IdleGuard;
 use crate::sys::signal::SignalMask;
 
-/// Where the thread gets them from; none if there is no thread.
-type Orphans = Option<Arc<Queue<Arc<Process>>>>;
+/// Where the thread gets them from.
+#[derive(Default)]
+struct Orphans {
+    processes: Mutex<Vec<Arc<Process>>>,
+    /// Wakes the thread, once that is there.
+    thread: OnceLock<Unparker>,
+}
 
-/// The child of a fork has none of its parent's threads, and none of its children.
-static ORPHANS: PerProcess<std::sync::OnceLock<Orphans>> = PerProcess::new();
+/// None if there is no thread. The child of a fork has none of its parent's threads, and none of its children.
+static ORPHANS: PerProcess<OnceLock<Option<Arc<Orphans>>>> = PerProcess::new();
+
+impl Orphans {
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Process>>> {
+        // Nothing panics while it is held, except for lack of memory.
+        self.processes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Sees to it that a process whose handle is gone is waited for.
 pub(super) fn adopt(process: &Arc<Process>) {
     if process.is_over() {
         return;
     }
-    let orphans = ORPHANS.get(std::sync::OnceLock::new).get_or_init(start);
+    let orphans = ORPHANS.get(OnceLock::new).get_or_init(start);
     if let Some(orphans) = orphans {
-        let _ = orphans.put(Arc::clone(process));
+        orphans.lock().push(Arc::clone(process));
+        // Without one the thread has not looked for the first time.
+        if let Some(thread) = orphans.thread.get() {
+            thread.unpark();
+        }
     }
 }
 
-fn start() -> Orphans {
-    let orphans = Arc::new(Queue::unbounded());
-    let queue = Arc::clone(&orphans);
+fn start() -> Option<Arc<Orphans>> {
+    let orphans = Arc::new(Orphans::default());
+    let theirs = Arc::clone(&orphans);
     // The new thread inherits the mask, so it is never in a signal's way.
     let mask = SignalMask::all_but_faults().swap();
     let started = std::thread::Builder::new()
         .name("greenlet-reaper".to_owned())
-        .spawn(move || reap(&queue));
+        .spawn(move || reap(&theirs));
     mask.swap();
     // Without a thread they are zombies until this process ends.
     started.is_ok().then_some(orphans)
 }
 
-fn reap(orphans: &Queue<Arc<Process>>) {
-    // Nobody waits for this thread, whatever it does.
+fn reap(orphans: &Orphans) {
+    // Nobody waits for this thread, whatever it does; and what it waits for comes from outside, or it would
+    // take itself for one that nobody can wake.
     let _idle = IdleGuard::new();
-    for process in orphans.iter() {
-        crate::spawn(move || process.wait(Patience::Forever));
+    let parker = Parker::for_outside(Reason::new("waiting for worker processes to look after"));
+    let _ = orphans.thread.set(parker.unparker());
+    loop {
+        let processes = std::mem::take(&mut *orphans.lock());
+        for process in processes {
+            crate::spawn(move || process.wait(Patience::Forever));
+        }
+        parker.park();
     }
 }

@@ -3,6 +3,8 @@
 use std::mem::MaybeUninit;
 use std::time::Duration;
 
+use super::os;
+
 /// The deadline of whoever waits for ever.
 pub(crate) const NEVER: u64 = u64::MAX;
 
@@ -32,7 +34,7 @@ pub(crate) fn block_thread_for(time: Duration) {
     };
     // SAFETY: the request is a valid timespec, and no remainder is asked for.
     // A signal ends the sleep early, which callers allow for.
-    unsafe { libc::syscall(libc::SYS_nanosleep, &time, 0usize) };
+    let _ = unsafe { os::syscall(libc::SYS_nanosleep, [(&raw const time) as usize, 0, 0, 0]) };
 }
 
 #[cfg(test)]

@@ -306,6 +306,12 @@ pub(crate) fn yield_thread() {
     let _ = unsafe { syscall(libc::SYS_sched_yield, [0; 4]) };
 }
 
+/// The number of this process, which libc may have had to look up for another.
+pub(crate) fn process_id() -> u32 {
+    // SAFETY: getpid has no arguments, and never fails.
+    unsafe { syscall(libc::SYS_getpid, [0; 4]) }.map_or(0, |id| id as u32)
+}
+
 /// Ends the process at once; async-signal-safe.
 pub(crate) fn abort() -> ! {
     // SAFETY: abort has no preconditions, and POSIX lists it as async-signal-safe.

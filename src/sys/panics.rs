@@ -11,6 +11,7 @@
 //! pointer is the same on all threads. Where there is not exactly one such
 //! word, nothing is found, and the caller has to do without.
 
+use std::mem::offset_of;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::OnceLock;
 
@@ -26,11 +27,18 @@ pub(crate) struct PanicCount {
 #[derive(Debug)]
 pub(crate) struct Saved(usize);
 
+/// Where it is, once that has been asked.
+static FOUND: OnceLock<Option<PanicCount>> = OnceLock::new();
+
+/// What std keeps there: the count, and a mark that says whether the panic hook runs.
+type Std = (usize, bool);
+/// From the count to the mark. The same compiler lays out both.
+const TO_MARK: isize = offset_of!(Std, 1) as isize - offset_of!(Std, 0) as isize;
+
 impl PanicCount {
     /// The word, if it can be told from all others. The environment variable
     /// `GREENLET_PANIC_COUNT=off` says that it cannot, to test what follows.
     pub(crate) fn get() -> Option<PanicCount> {
-        static FOUND: OnceLock<Option<PanicCount>> = OnceLock::new();
         *FOUND.get_or_init(|| {
             // Whoever asks may be unwinding, and is not to be parked here.
             let _pass = PassThrough::enter();
@@ -75,18 +83,22 @@ impl PanicCount {
 
     /// Whether the calling thread, which panics, may be in its panic hook.
     ///
-    /// std marks this in a `bool` right behind the count, and aborts a process
-    /// in which a thread panics that bears the mark: nobody else of the thread
-    /// may run meanwhile. Where the count was not found the answer is yes.
+    /// std marks this in a `bool` beside the count, and aborts a process in which
+    /// a thread panics that bears the mark: nobody else of the thread may run
+    /// meanwhile. Where the count was not found, or not asked for yet, the answer is
+    /// yes. It is a look at one byte, and may be had in a signal handler.
     pub(crate) fn in_hook() -> bool {
-        let Some(count) = PanicCount::get() else {
-            return true;
-        };
-        let mark = count.address().wrapping_add(1).cast::<u8>();
-        // SAFETY: `LOCAL_PANIC_COUNT` is a `Cell<(usize, bool)>`. Should that
-        // change, the byte is another one of the thread's static thread-locals,
-        // or of the thread's control block, which lies right behind them.
-        unsafe { mark.read_volatile() != 0 }
+        match FOUND.get() {
+            // SAFETY: std keeps a `Cell<(usize, bool)>` there. Should that change,
+            // the byte is another one of the thread's static thread-locals, or of the
+            // thread's control block, which lies right behind them.
+            Some(Some(count)) => unsafe { count.mark().read_volatile() != 0 },
+            _ => true,
+        }
+    }
+
+    fn mark(self) -> *const u8 {
+        self.address().cast::<u8>().wrapping_offset(TO_MARK)
     }
 
     fn address(self) -> *mut usize {
@@ -164,12 +176,20 @@ fn find() -> Option<PanicCount> {
         depth: 1,
     });
     look(0);
-    match candidates?.as_slice() {
-        [word] => Some(PanicCount {
-            offset: *word as isize - thread_pointer() as isize,
-        }),
-        _ => None,
-    }
+    let [word] = candidates?[..] else {
+        return None;
+    };
+    let count = PanicCount {
+        offset: word as isize - thread_pointer() as isize,
+    };
+    // No hook runs for these unwindings: what bears a mark now is not std's.
+    let mut is_unmarked = true;
+    unwind_through(Nested {
+        // SAFETY: the byte is one of this thread's, see `in_hook`.
+        look: &mut |_| is_unmarked &= unsafe { count.mark().read_volatile() == 0 },
+        depth: 1,
+    });
+    is_unmarked.then_some(count)
 }
 
 fn read(word: usize) -> usize {

@@ -40,3 +40,21 @@ impl Drop for PassThrough {
         DEPTH.set(DEPTH.get().wrapping_sub(1));
     }
 }
+
+thread_local! {
+    /// The thread holds a lock of ours, for some nanoseconds. This is not counted in
+    /// `DEPTH`: it is set very often, and setting it costs less than counting.
+    static LOCKED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Says whether this thread holds a lock under which nothing may park, an allocator that
+/// waits for a lock of its own for instance.
+#[inline(always)]
+pub(crate) fn set_locked(locked: bool) {
+    LOCKED.set(locked);
+}
+
+/// What was said last.
+pub(crate) fn is_locked() -> bool {
+    LOCKED.get()
+}

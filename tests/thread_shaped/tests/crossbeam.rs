@@ -17,8 +17,16 @@ fn main() {
         ("another_thread_receives", End::Well, receives),
         ("another_thread_is_selected", End::Well, selected),
         ("a_wait_with_a_timeout_ends", End::Well, timed),
-        ("a_greenlet_that_would_send_aborts", End::Aborted(WAIT), unsent),
-        ("a_greenlet_that_would_receive_aborts", End::Aborted(WAIT), unreceived),
+        (
+            "a_greenlet_that_would_send_aborts",
+            End::Aborted(WAIT),
+            unsent,
+        ),
+        (
+            "a_greenlet_that_would_receive_aborts",
+            End::Aborted(WAIT),
+            unreceived,
+        ),
     ]);
 }
 

@@ -19,9 +19,21 @@ fn main() {
         ("two_threads_of_greenlets_share_a_lock", End::Well, shared),
         ("another_thread_notifies", End::Well, notified),
         ("a_wait_with_a_timeout_ends", End::Well, timed),
-        ("a_lock_of_another_greenlet_aborts", End::Aborted(WAIT), held),
-        ("a_rwlock_of_another_greenlet_aborts", End::Aborted(WAIT), rwlock),
-        ("a_greenlet_that_would_notify_aborts", End::Aborted(WAIT), unnotified),
+        (
+            "a_lock_of_another_greenlet_aborts",
+            End::Aborted(WAIT),
+            held,
+        ),
+        (
+            "a_rwlock_of_another_greenlet_aborts",
+            End::Aborted(WAIT),
+            rwlock,
+        ),
+        (
+            "a_greenlet_that_would_notify_aborts",
+            End::Aborted(WAIT),
+            unnotified,
+        ),
     ]);
 }
 

@@ -1,0 +1,72 @@
+//! TLS with `native-tls`, which is OpenSSL here: C code that calls back into Rust,
+//! whose reads and writes park. Client and server, each in greenlets.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+
+use greenlet_real::{Certificate, LENGTHS, WHILE, echo, overlap, pattern, run, serve};
+use native_tls::{HandshakeError, TlsConnector};
+
+fn main() {
+    run(&[
+        ("bytes_come_back_encrypted", bytes_come_back_encrypted),
+        (
+            "who_does_not_trust_gets_an_error",
+            who_does_not_trust_gets_an_error,
+        ),
+    ]);
+}
+
+fn bytes_come_back_encrypted() {
+    let made = Certificate::for_localhost();
+    let root = native_tls::Certificate::from_pem(made.certificate.as_bytes()).unwrap();
+    let mut connector = TlsConnector::builder();
+    let connector = connector.add_root_certificate(root).build().unwrap();
+    let acceptor = made.acceptor();
+    let server = serve(move |stream: TcpStream| -> io::Result<()> {
+        let mut stream = acceptor.accept(stream).map_err(io::Error::other)?;
+        echo(&mut stream)?;
+        stream.shutdown()
+    });
+    let server = server.unwrap();
+    overlap(|number, flight| {
+        let stream = flight.during(|| TcpStream::connect(server).unwrap());
+        let mut stream = flight.during(|| connector.connect("localhost", stream).unwrap());
+        for length in LENGTHS {
+            let sent = pattern(number, length);
+            let mut back = vec![0; length];
+            flight.during(|| {
+                stream.write_all(&sent).unwrap();
+                stream.read_exact(&mut back).unwrap();
+            });
+            assert!(back == sent, "{length} bytes of {number}");
+        }
+        flight.during(|| stream.shutdown().unwrap());
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    });
+}
+
+/// OpenSSL keeps errors in a queue of the thread's, and all of these are on one.
+/// Who parks while an error is in there, sending the alert, may not find it again
+/// ("unexpected EOF" then), but everyone fails, and hears from its own connection
+/// what is wrong with the certificate.
+fn who_does_not_trust_gets_an_error() {
+    let acceptor = Certificate::for_localhost().acceptor();
+    let server = serve(move |stream: TcpStream| -> io::Result<()> {
+        std::thread::sleep(WHILE);
+        // The client turns away, and that is an error here.
+        assert!(acceptor.accept(stream).is_err());
+        Ok(())
+    });
+    let server = server.unwrap();
+    let connector = TlsConnector::new().unwrap();
+    overlap(|number, flight| {
+        let stream = TcpStream::connect(server).unwrap();
+        let error = flight.during(|| connector.connect("localhost", stream).unwrap_err());
+        let HandshakeError::Failure(error) = error else {
+            panic!("a blocking socket would not block");
+        };
+        let text = error.to_string();
+        assert!(text.contains("self-signed certificate"), "{number}: {text}");
+    });
+}
