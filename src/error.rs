@@ -100,6 +100,15 @@ pub enum IsolationError {
     /// There is no memory for another block of thread-local storage, or no thread to look at.
     #[error("no memory for the thread-local storage of an isolated greenlet")]
     OutOfMemory,
+    /// The program's calls of this function do not reach this crate, as
+    /// [`PatchError::NotInterposed`] tells.
+    #[error(
+        "isolated greenlets need calls of `{symbol}` to reach greenlet, for a program that has it linked into itself"
+    )]
+    NotInterposed {
+        /// The first function that is not ours.
+        symbol: &'static str,
+    },
     /// As many of them are alive as glibc's locks can tell apart: a thousand million.
     #[error("no thread id left for an isolated greenlet")]
     TooMany,

@@ -123,6 +123,8 @@ pub mod error;
 pub mod executor;
 pub mod hub;
 #[cfg(feature = "monkey")]
+mod isolated;
+#[cfg(feature = "monkey")]
 pub mod monkey;
 pub mod net;
 #[cfg(feature = "process")]
@@ -140,6 +142,8 @@ mod task;
 mod time;
 
 pub use greenlet::{Greenlet, GreenletState, TraceEvent, TraceKind, Tracer, set_tracer};
+#[cfg(feature = "monkey")]
+pub use isolated::{IsolatedHandle, isolation, spawn_isolated};
 pub use offload::offload;
 pub use task::{
     Builder, Current, GreenletId, GreenletLocal, Group, IWait, Imap, ImapUnordered, JoinHandle,

@@ -11,13 +11,13 @@
 //! The pool belongs to the process, not to a hub. Its threads are started on
 //! demand, up to [`MOST_THREADS`], and end after ten seconds without work.
 
-use std::cell::Cell;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::hub::{self, Parker, Payload, Reason, Unparker};
 use crate::sys::fork::{self, PerProcess};
 use crate::sys::helpers::Jobs;
+use crate::sys::mark::{self, Mark};
 use crate::sys::signal::SignalMask;
 
 /// At most so many jobs run at a time. They are expected to block, so this has
@@ -164,10 +164,6 @@ struct Job {
 
 static POOL: PerProcess<Jobs<Job>> = PerProcess::new();
 
-thread_local! {
-    static IS_HELPER: Cell<bool> = const { Cell::new(false) };
-}
-
 fn pool() -> &'static Jobs<Job> {
     POOL.get(Jobs::new)
 }
@@ -184,7 +180,7 @@ fn submit(run: Run) {
         starts = state.threads() < MOST_THREADS;
         if starts {
             state.thread_starts();
-        } else if IS_HELPER.get() {
+        } else if mark::get().helper {
             drop(state);
             return run_here(job);
         }
@@ -229,7 +225,10 @@ fn no_thread(pool: &Jobs<Job>) {
 
 /// The life of a helper thread.
 fn help() {
-    IS_HELPER.set(true);
+    mark::set(Mark {
+        helper: true,
+        ..Mark::default()
+    });
     let generation = fork::generation();
     let pool = pool();
     let mut to_tell: Option<Unparker> = None;

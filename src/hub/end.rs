@@ -21,7 +21,7 @@ use super::shared::HubShared;
 use super::task::{KILLED, MAIN_REFS, State, TaskPtr};
 use super::wait::{self, Kind, Reason};
 use super::{HUB, Hub, TimerTarget, interrupt};
-use crate::coroutine::overflow;
+use crate::coroutine::{overflow, tls};
 use crate::sys::pass::PassThrough;
 use crate::sys::{clock, fork, thread_end};
 
@@ -68,6 +68,11 @@ impl Hub {
     #[cold]
     #[inline(never)]
     fn renew_sentinel(&self) {
+        if tls::current() != self.home {
+            // The list of an isolated greenlet is another one, and is gone through
+            // while the thread lives on.
+            return;
+        }
         let hub = ptr::from_ref(self).cast_mut().cast();
         thread_end::before_thread_locals(before_thread_locals, hub);
         // SAFETY: as above.
@@ -145,15 +150,28 @@ pub fn shutdown() -> usize {
         return 0;
     };
     let me = hub.current();
+    // In an isolated greenlet, its own ones: it is a thread for who runs in it.
+    let is_other = |task: TaskPtr| match me.domain {
+        None => task != me && task != hub.main(),
+        Some(domain) => task != me && task.domain == Some(domain) && !domain.is_owner(task),
+    };
+    end_all(hub, is_other, |reason, deadline| {
+        wait::pause(reason, Kind::External, Some(deadline), |_| {});
+    })
+}
+
+/// Kills these, and waits for them with `pause`, which takes a deadline. Returns how
+/// many would not end.
+pub(super) fn end_all(
+    hub: &Hub,
+    is_one: impl Fn(TaskPtr) -> bool,
+    pause: impl Fn(Reason, u64),
+) -> usize {
     let mut patience = PATIENCE;
     loop {
         let others: Vec<TaskPtr> = {
             let tasks = hub.tasks.borrow();
-            tasks
-                .iter()
-                .copied()
-                .filter(|task| *task != me && *task != hub.main())
-                .collect()
+            tasks.iter().copied().filter(|task| is_one(*task)).collect()
         };
         if cfg!(panic = "abort") {
             return others.len();
@@ -175,8 +193,7 @@ pub fn shutdown() -> usize {
         }
         // Whoever is unwinding may need a while, or something from outside.
         let deadline = clock::deadline_after(Duration::from_millis(1));
-        let reason = Reason::new("shutting the hub down");
-        wait::pause(reason, Kind::External, Some(deadline), |_| {});
+        pause(Reason::new("shutting the hub down"), deadline);
     }
 }
 
@@ -220,6 +237,9 @@ fn after_fork() {
         task.state.set(State::Lost);
     }
     tasks.clear();
+    if let Some(domain) = me.domain {
+        domain.only_one_is_left();
+    }
     me.key.set(tasks.insert(me));
     hub.orphaned.set(me != hub.main());
 }

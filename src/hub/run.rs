@@ -124,6 +124,12 @@ impl Hub {
     #[cold]
     fn leave_unwinding(&self, task: TaskPtr, next: Option<TaskPtr>) {
         let before = task.unwinding.replace(true);
+        if Hub::is_alone(task) {
+            // The count is its own.
+            self.switch_away(task, next);
+            task.unwinding.set(before);
+            return;
+        }
         match PanicCount::get().and_then(|count| Some((count, count.take()?))) {
             Some((count, saved)) => {
                 self.switch_away(task, next);
@@ -201,12 +207,16 @@ impl Hub {
             debug_assert!(self.queue.first() == Some(task));
             self.current.set(task);
             // SAFETY: only the loop touches fibers, and a task's fiber stays
-            // with it until the task has finished.
+            // with it until the task has finished; so does its domain.
             let word = unsafe {
-                match &mut *task.fiber.get() {
-                    Some(fiber) => fiber.resume(),
+                let fiber = match &mut *task.fiber.get() {
+                    Some(fiber) => fiber,
                     None if task == self.main() => return self.keep_sentinel(),
-                    none => none.insert(self.take_fiber(task)).resume(),
+                    none => none.insert(self.take_fiber(task)),
+                };
+                match task.domain {
+                    None => fiber.resume(),
+                    Some(domain) => fiber.resume_on(domain.base()),
                 }
             };
             next = word.map(|next| TaskPtr(next.cast()));
@@ -235,7 +245,11 @@ impl Hub {
             self.fibers.give(fiber);
         }
         self.tasks.borrow_mut().remove(task.key.get());
+        let domain = task.domain;
         task::release(task);
+        if let Some(domain) = domain {
+            self.leave_domain(domain);
+        }
         let retired = self.retired.get() + 1;
         self.retired.set(retired);
         if retired == RETIRED_PER_TRIM {
@@ -353,7 +367,8 @@ impl Hub {
         let task = self.tasks.borrow().get(Key::from_u64(key)).copied();
         let Some(task) = task else {
             // The greenlet has ended, or there never was one: see `shared`.
-            return self.deregister_retired();
+            self.deregister_retired();
+            return interrupt::kill_as_asked(self);
         };
         // SAFETY: a task's waiter is null or in its frame.
         let waiter: Option<&Waiter> = unsafe { task.waiter.get().as_ref() };

@@ -25,6 +25,7 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 
 use super::address::InVain;
+use super::domain::DomainPtr;
 use super::slab::Key;
 use super::switch::Head;
 use super::timers::TimerKey;
@@ -148,6 +149,8 @@ pub(crate) struct Task {
     pub(crate) suspender: Cell<Option<Suspender>>,
     /// The stack it runs on, from its start to its end.
     pub(crate) fiber: UnsafeCell<Option<Fiber>>,
+    /// Whose thread-locals it runs on: the OS thread's, if none.
+    pub(super) domain: Option<DomainPtr>,
     pub(crate) state: Cell<State>,
     pub(crate) interrupts: Cell<u8>,
     /// The body has ended and its result is there. The greenlet itself goes on
@@ -209,6 +212,11 @@ impl Task {
     pub(crate) fn clear_interrupt(&self, bits: u8) {
         self.interrupts.set(self.interrupts.get() & !bits);
         self.refusals.set(0);
+    }
+
+    /// What others know it by.
+    pub(crate) fn key(&self) -> u64 {
+        self.key.get().to_u64()
     }
 
     /// Whether this is its thread's main greenlet.

@@ -208,20 +208,33 @@ unsafe fn wait(args: &[usize; 6], bits: u32) -> Result<usize, Errno> {
     };
     let is_plain = op & !libc::FUTEX_PRIVATE_FLAG == libc::FUTEX_WAIT;
     let slept = match entry::hub(Part::Locks) {
-        Some(hub) if is_plain && timeout.is_null() => {
-            address::block(address, bits, still, |word| stay(hub, word, PLAIN, None))?
-        }
-        Some(hub) if !is_plain => {
+        // In an isolated greenlet what belongs to the thread is its own.
+        Some(hub) if is_plain => match hub.wait_as_thread() {
+            Some(_waits) => {
+                // SAFETY: as above.
+                let moment = unsafe { Moment::after(timeout) }?;
+                park(hub, address, bits, still, moment)
+            }
+            None if timeout.is_null() => {
+                address::block(address, bits, still, |word| stay(hub, word, PLAIN, None))?
+            }
+            // SAFETY: as above.
+            None => unsafe { block(args, address, bits, still) }?,
+        },
+        Some(hub) => {
             // SAFETY: as above.
             let moment = unsafe { Moment::of(timeout, op) }?;
             match is_parker(address, value) {
-                // SAFETY: there is memory, as above, and std's word.
-                true => unsafe { park_thread(hub, address, still, moment) }?,
                 false => park(hub, address, bits, still, moment),
+                true => match hub.wait_as_thread() {
+                    Some(_waits) => park(hub, address, bits, still, moment),
+                    // SAFETY: there is memory, as above, and std's word.
+                    None => unsafe { park_thread(hub, address, still, moment) }?,
+                },
             }
         }
         // SAFETY: as above.
-        _ => unsafe { block(args, address, bits, still) }?,
+        None => unsafe { block(args, address, bits, still) }?,
     };
     match slept {
         Slept::Woken => Ok(0),
@@ -264,6 +277,18 @@ impl Moment {
             0 => Moment::Here(time),
             _ => Moment::InRealTime(time),
         })
+    }
+
+    /// As `of`, for a time that is counted from now.
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn after(timeout: *const timespec) -> Result<Moment, Errno> {
+        // SAFETY: the caller's promise.
+        match unsafe { Moment::of(timeout, libc::FUTEX_WAIT) }? {
+            Moment::Here(time) => Ok(Moment::Here(clock::now_ns().saturating_add(time))),
+            moment => Ok(moment),
+        }
     }
 
     fn deadline(self) -> Option<u64> {

@@ -47,6 +47,7 @@ mod descriptor;
 mod entry;
 mod epoll;
 mod futex;
+mod identity;
 mod join;
 mod kernel;
 mod patch;
@@ -59,4 +60,5 @@ mod slices;
 mod stream;
 
 pub use entry::Part;
+pub(crate) use patch::not_in_place;
 pub use patch::{Covered, Patch, coverage, is_patched, patch_all, unpatched};

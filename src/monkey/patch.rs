@@ -20,6 +20,7 @@ static TABLES: &[&[Row]] = &[
     super::epoll::ROWS,
     super::futex::ROWS,
     super::join::ROWS,
+    super::identity::ROWS,
 ];
 
 fn rows() -> impl Iterator<Item = &'static Row> {
@@ -169,6 +170,12 @@ impl Patch {
         entry::switch_on(self.parts);
         Ok(())
     }
+}
+
+/// The first function that isolated greenlets need to be ours, and which is not.
+pub(crate) fn not_in_place() -> Option<&'static str> {
+    let row = super::identity::ROWS.iter().find(|row| !is_in_place(row))?;
+    Some(row.name)
 }
 
 /// Whether the program's calls of this function are calls of ours.

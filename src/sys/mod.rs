@@ -6,6 +6,7 @@ pub(crate) mod child;
 pub(crate) mod clock;
 pub(crate) mod fork;
 pub(crate) mod helpers;
+pub(crate) mod mark;
 pub(crate) mod os;
 pub(crate) mod panics;
 pub(crate) mod pass;
