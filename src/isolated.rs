@@ -104,6 +104,7 @@ impl Builder {
     {
         isolation()?;
         let options = self.options()?;
+        let name = options.name.clone();
         let hub = Hub::get();
         let result = Arc::new(Mutex::new(None));
         let to = Arc::clone(&result);
@@ -128,7 +129,7 @@ impl Builder {
             hub: hub.shared(),
             key: task.key(),
             id: GreenletId(task.id),
-            name: task.name().into_boxed_str(),
+            name,
         });
         let tell: Rc<dyn AtEnd> = Rc::new(Tell(Arc::clone(&end)));
         task.with_extra(|extra| extra.groups.push(tell));
@@ -142,7 +143,7 @@ struct End {
     hub: Arc<HubShared>,
     key: u64,
     id: GreenletId,
-    name: Box<str>,
+    name: Option<Box<str>>,
 }
 
 /// Opens the gate, when the destructors of thread-locals have run.
@@ -260,8 +261,11 @@ impl<T> IsolatedHandle<T> {
     /// The greenlet's name: what the [`Builder`] was given, or `greenlet-` and its
     /// number.
     #[must_use]
-    pub fn name(&self) -> &str {
-        &self.end.name
+    pub fn name(&self) -> String {
+        match &self.end.name {
+            Some(name) => String::from(&**name),
+            None => format!("greenlet-{}", self.end.id),
+        }
     }
 }
 

@@ -296,12 +296,15 @@ pub(super) fn leave(task: TaskPtr) {
 
 #[cold]
 fn end_domain(hub: &Hub, domain: DomainPtr, owner: TaskPtr) {
-    let is_member = |task: TaskPtr| task.domain == Some(domain) && task != owner;
-    end::end_all(hub, is_member, |reason, deadline| {
-        domain
-            .alone
-            .park(reason, super::Kind::External, Some(deadline), false);
-    });
+    // They are looked for among all of the hub's.
+    if domain.members.get() > 1 {
+        let is_member = |task: TaskPtr| task.domain == Some(domain) && task != owner;
+        end::end_all(hub, is_member, |reason, deadline| {
+            domain
+                .alone
+                .park(reason, super::Kind::External, Some(deadline), false);
+        });
+    }
     // User code may be in it, or in what it drops.
     let clear = || {
         if let Some(attachment) = domain.attachment.get() {

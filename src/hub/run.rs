@@ -209,14 +209,14 @@ impl Hub {
             // SAFETY: only the loop touches fibers, and a task's fiber stays
             // with it until the task has finished; so does its domain.
             let word = unsafe {
-                let fiber = match &mut *task.fiber.get() {
-                    Some(fiber) => fiber,
-                    None if task == self.main() => return self.keep_sentinel(),
-                    none => none.insert(self.take_fiber(task)),
-                };
-                match task.domain {
-                    None => fiber.resume(),
-                    Some(domain) => fiber.resume_on(domain.base()),
+                match (&mut *task.fiber.get(), task.domain) {
+                    (Some(fiber), None) => fiber.resume(),
+                    (Some(fiber), Some(domain)) => fiber.resume_on(domain.base()),
+                    (None, _) if task == self.main() => return self.keep_sentinel(),
+                    (none, None) => none.insert(self.take_fiber(task)).resume(),
+                    (none, Some(domain)) => {
+                        none.insert(self.take_fiber(task)).resume_on(domain.base())
+                    }
                 }
             };
             next = word.map(|next| TaskPtr(next.cast()));

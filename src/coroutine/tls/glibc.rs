@@ -90,9 +90,12 @@ impl Glibc {
     pub(super) unsafe fn initialise(&self, base: Base, tid: u32) {
         let from = current().as_ptr();
         let to = base.as_ptr();
-        // So that the caller's words are there to be shared, if this thread has
-        // never allocated.
-        exercise();
+        // SAFETY: as below.
+        let shared = |at: isize| unsafe { from.offset(at).cast::<usize>().read() };
+        if self.shared.iter().any(|&at| shared(at) == 0) {
+            // This thread has never allocated.
+            exercise();
+        }
         // SAFETY: all offsets were seen to lie within the blocks of threads, of which
         // this has the shape, and whole words are aligned.
         unsafe {
@@ -103,8 +106,7 @@ impl Glibc {
                 to.add(at).cast::<usize>().write(base.address() + target);
             }
             for &at in &self.shared {
-                let word = from.offset(at).cast::<usize>().read();
-                to.offset(at).cast::<usize>().write(word);
+                to.offset(at).cast::<usize>().write(shared(at));
             }
             to.add(self.tid).cast::<u32>().write(tid);
             if let Some(cpu) = self.cpu {
