@@ -267,6 +267,39 @@ fn exit_runs_the_destructors_of_who_calls_it() {
 }
 
 #[test]
+fn nobody_else_runs_while_exit_destroys_thread_locals() {
+    const NAME: &str = "nobody_else_runs_while_exit_destroys_thread_locals";
+    let finished = run_alone(NAME, || {
+        struct Slow;
+        impl Drop for Slow {
+            fn drop(&mut self) {
+                eprintln!("destroyed");
+                sleep(20 * MS);
+                eprintln!("slept");
+            }
+        }
+        thread_local!(static SLOW: RefCell<Option<Slow>> = const { RefCell::new(None) });
+        spawn_isolated(|| {
+            SLOW.replace(Some(Slow));
+            spawn(|| {
+                SAYS.with_borrow(|_| {
+                    sleep(5 * MS);
+                    eprintln!("somebody else runs");
+                });
+            });
+            yield_now();
+            std::process::exit(4);
+        })
+        .wait();
+    });
+    if let Some(finished) = finished {
+        finished.exited_with(4);
+        finished.said("slept");
+        finished.did_not_say("somebody else runs");
+    }
+}
+
+#[test]
 fn abort_aborts() {
     let finished = run_alone("abort_aborts", || {
         spawn_isolated(|| std::process::abort()).wait();
@@ -533,7 +566,13 @@ fn a_hundred_thousand_live_at_once() {
         yield_now();
         let each = (common::resident_kib() - before) * 1024 / MANY;
         eprintln!("{each} bytes resident each");
-        assert!(each < 12 << 10, "{each} bytes resident each");
+        // Without optimisation the frames need a second page.
+        let most = if cfg!(debug_assertions) {
+            16 << 10
+        } else {
+            10 << 10
+        };
+        assert!(each < most, "{each} bytes resident each");
         for (n, handle) in handles.into_iter().enumerate() {
             assert_eq!(handle.join().unwrap(), n as u32);
         }

@@ -274,18 +274,21 @@ fn a_recursive_c_mutex_tells_them_apart() {
 
 #[test]
 fn sleeping_in_std_lets_ten_thousand_sleep_side_by_side() {
-    alone("sleeping_in_std_lets_ten_thousand_sleep_side_by_side", || {
-        let _watchdog = patch();
-        thread_local!(static ME: Cell<usize> = const { Cell::new(0) });
-        let handles: Vec<_> = (0..10_000)
-            .map(|n| {
-                spawn_isolated(move || {
-                    ME.set(n);
-                    std::thread::sleep(Duration::from_millis(100));
-                    assert_eq!(ME.get(), n);
+    alone(
+        "sleeping_in_std_lets_ten_thousand_sleep_side_by_side",
+        || {
+            let _watchdog = patch();
+            thread_local!(static ME: Cell<usize> = const { Cell::new(0) });
+            let handles: Vec<_> = (0..10_000)
+                .map(|n| {
+                    spawn_isolated(move || {
+                        ME.set(n);
+                        std::thread::sleep(Duration::from_millis(100));
+                        assert_eq!(ME.get(), n);
+                    })
                 })
-            })
-            .collect();
-        join_all(handles);
-    });
+                .collect();
+            join_all(handles);
+        },
+    );
 }

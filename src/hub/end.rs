@@ -85,6 +85,13 @@ extern "C" fn before_thread_locals(hub: *mut c_void) {
     take_away(hub.cast_const().cast());
 }
 
+/// The process ends, and the caller is an isolated greenlet whose thread-locals are
+/// about to be destroyed: for it the thread has a closing hub from now on.
+pub(crate) fn close_isolated() {
+    CLOSING.set(true);
+    HUB.set(ptr::null());
+}
+
 impl Drop for ThreadEnd {
     fn drop(&mut self) {
         take_away(self.0.replace(ptr::null()));

@@ -17,8 +17,9 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use libc::{gid_t, pid_t, pthread_mutexattr_t, uid_t};
 
 use super::entry::interposed;
-use crate::hub::Hub;
+use crate::hub::{self, Hub};
 use crate::sys::os::{self, Errno};
+use crate::sys::pass::PassThrough;
 
 interposed! {
     Process;
@@ -140,6 +141,24 @@ interposed! {
     }
 }
 
+/// `exit` runs the destructors of the caller's thread-locals, as those of a thread.
+/// From then on no other greenlet of the thread runs: one of the same domain could have
+/// a reference into what is destroyed.
+///
+/// # Safety
+/// As for libc's function of this name.
+#[unsafe(no_mangle)]
+pub(crate) unsafe extern "C" fn exit(code: c_int) -> ! {
+    static NEXT: Next = Next::new(c"exit");
+    if Hub::is_isolated() {
+        hub::close_isolated();
+    }
+    // SAFETY: libc's function, of this type.
+    unsafe { NEXT.call(|real: unsafe extern "C" fn(c_int) -> c_int| real(code)) };
+    // It does not return.
+    os::abort()
+}
+
 /// Ends the process with a message in an isolated greenlet, whose frames glibc does not
 /// know the end of.
 ///
@@ -175,6 +194,8 @@ fn on_thread<F: FnOnce() -> c_int>(f: F) -> c_int {
     unsafe extern "C" fn run<F: FnOnce() -> c_int>(job: *mut c_void) {
         // SAFETY: the caller's variable.
         let job = unsafe { &mut *job.cast::<Job<F>>() };
+        // Handlers of fork are the user's, and must not park here.
+        let _pass = PassThrough::enter();
         let before = os::errno();
         if let Some(function) = job.function.take() {
             job.answer = function();

@@ -52,7 +52,8 @@ pub(crate) fn current() -> Base {
 /// Resumes a fiber on a block, as [`Fiber::resume`].
 ///
 /// # Safety
-/// As there; the block is alive, and the fiber has run on it, or on none, before.
+/// As there; the block is alive, and what runs on the fiber has run on it, or not at
+/// all, before.
 #[inline(never)]
 pub(crate) unsafe fn resume_on(fiber: &mut Fiber, base: Base) -> Word {
     let home = current();
@@ -61,9 +62,22 @@ pub(crate) unsafe fn resume_on(fiber: &mut Fiber, base: Base) -> Word {
     unsafe {
         set(base);
         let word = fiber.resume();
+        if current() != base {
+            // It has suspended in the middle of `on_base`.
+            lost();
+        }
         set(home);
         word
     }
+}
+
+/// A stack keeps its thread-locals for life. One that does not is never resumed.
+#[cold]
+fn lost() -> ! {
+    crate::sys::os::write_stderr(
+        b"greenlet: fatal: a handler of fork waits in an isolated greenlet; aborting\n",
+    );
+    crate::sys::os::abort();
 }
 
 /// Calls a function on a block, on the caller's stack.
