@@ -273,6 +273,132 @@ fn a_recursive_c_mutex_tells_them_apart() {
 }
 
 #[test]
+fn epoll_wait_parks_although_nobody_has_asked_for_it() {
+    let _watchdog = patch();
+    assert!(!greenlet::monkey::is_patched("epoll_wait"));
+    // SAFETY: no preconditions; live variables.
+    let (set, event) = unsafe { (libc::epoll_create1(0), libc::eventfd(0, libc::EFD_NONBLOCK)) };
+    let handle = spawn_isolated(move || {
+        let mut interest = libc::epoll_event {
+            events: libc::EPOLLIN as u32,
+            u64: 7,
+        };
+        // SAFETY: as above.
+        unsafe {
+            assert_eq!(
+                libc::epoll_ctl(set, libc::EPOLL_CTL_ADD, event, &mut interest),
+                0
+            );
+            let mut found = [interest; 4];
+            (libc::epoll_wait(set, found.as_mut_ptr(), 4, -1), {
+                found[0].u64
+            })
+        }
+    });
+    // If it blocked the thread, nobody would write.
+    spawn(move || {
+        greenlet::sleep(MS);
+        // SAFETY: as above.
+        assert_eq!(unsafe { libc::eventfd_write(event, 1) }, 0);
+    });
+    assert_eq!(handle.join().unwrap(), (1, 7));
+    // SAFETY: they are ours.
+    unsafe { [set, event].map(|fd| libc::close(fd)) };
+}
+
+/// So many of them at a time spawn, wait, panic, are killed and detached, in an order
+/// that a printed seed decides.
+#[test]
+fn whatever_they_do_in_whatever_order_everything_is_dropped_once() {
+    let _watchdog = patch();
+    common::quiet_panics();
+    static ALIVE: AtomicUsize = AtomicUsize::new(0);
+    struct Counted;
+    impl Counted {
+        fn new() -> Counted {
+            ALIVE.fetch_add(1, Ordering::Relaxed);
+            Counted
+        }
+    }
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            ALIVE.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+    thread_local!(static LOCAL: Cell<Option<Counted>> = const { Cell::new(None) });
+    let seed = std::env::var("GREENLET_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok());
+    let seed: u64 = seed.unwrap_or_else(|| u64::from(std::process::id()) << 20 | 7);
+    println!("GREENLET_SEED={seed}");
+    let mut state = seed;
+    let mut random = move |below: u64| {
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (state >> 33) % below
+    };
+    let shared = Arc::new(Mutex::new(0u64));
+    let mut handles = Vec::new();
+    let rounds = if cfg!(debug_assertions) {
+        5_000
+    } else {
+        50_000
+    };
+    for _ in 0..rounds {
+        let (what, captured, shared) = (random(9), Counted::new(), shared.clone());
+        let handle = spawn_isolated(move || {
+            LOCAL.set(Some(Counted::new()));
+            let _captured = captured;
+            match what {
+                0 => panic!("on purpose"),
+                1 => greenlet::sleep(Duration::MAX),
+                2 => std::thread::sleep(MS),
+                3 => *shared.lock().unwrap_or_else(|e| e.into_inner()) += 1,
+                4 => {
+                    let inside = spawn(|| drop(LOCAL.take()));
+                    spawn(|| greenlet::sleep(Duration::MAX));
+                    inside.join().unwrap();
+                }
+                5 => {
+                    let (to, from) = mpsc::channel();
+                    let inner = spawn_isolated(move || to.send(Counted::new()).unwrap());
+                    drop(from.recv().unwrap());
+                    inner.join().unwrap();
+                }
+                6 => {
+                    let me = std::thread::current();
+                    spawn_isolated(move || me.unpark());
+                    std::thread::park_timeout(5 * MS);
+                }
+                7 => drop(greenlet::timeout(MS / 10, || {
+                    greenlet::sleep(Duration::MAX)
+                })),
+                _ => greenlet::yield_now(),
+            }
+        });
+        match random(4) {
+            0 if what != 1 => drop(handle),
+            1 => {
+                handle.kill();
+                handles.push(handle);
+            }
+            _ if what == 1 => {
+                greenlet::yield_now();
+                handle.kill_wait();
+            }
+            2 => drop(handle.join()),
+            _ => handles.push(handle),
+        }
+        if handles.len() > 200 {
+            handles.drain(..).for_each(|handle| drop(handle.join()));
+        }
+    }
+    handles.drain(..).for_each(|handle| drop(handle.join()));
+    common::until(|| ALIVE.load(Ordering::Relaxed) == 0);
+}
+
+#[test]
 fn sleeping_in_std_lets_ten_thousand_sleep_side_by_side() {
     alone(
         "sleeping_in_std_lets_ten_thousand_sleep_side_by_side",

@@ -98,7 +98,7 @@ use crate::error::SpawnError;
 use crate::sys::{clock, thread_end};
 
 pub(crate) use self::cell::{Ended, Handle};
-pub(crate) use self::domain::{Attachment, isolation};
+pub(crate) use self::domain::{Attachment, WaitsAsThread, isolation};
 pub(crate) use self::end::close_isolated;
 pub use self::end::shutdown;
 pub(crate) use self::exclusive::{Exclusive, Owned, park_releasing};
