@@ -28,6 +28,7 @@
 //! | to | there is |
 //! |---|---|
 //! | run functions side by side | [`spawn`], [`spawn_later`], [`Builder`] (name, stack size), [`scope`] (borrows) |
+//! | run what needs thread-locals of its own | `spawn_isolated` |
 //! | get their results | [`JoinHandle`], [`joinall`], [`joinall_timeout`], [`wait()`], [`iwait`] |
 //! | keep many together, so many at a time | [`Group`], [`Pool`] |
 //! | let time pass | [`sleep`], [`yield_now`] |
@@ -156,6 +157,11 @@ pub use time::sleep;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// As above.
+#[cfg(all(doctest, feature = "monkey", target_arch = "x86_64"))]
+#[doc = include_str!("../docs/isolated.md")]
+struct IsolatedGuide;
 
 /// As above.
 #[cfg(doctest)]

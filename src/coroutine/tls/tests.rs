@@ -36,10 +36,8 @@ fn thread_locals_errno_and_the_current_thread_are_the_blocks_own() {
         assert_ne!(std::thread::current().id(), me);
         assert_eq!(std::thread::current().name(), None);
         // SAFETY: no preconditions.
-        assert_eq!(
-            unsafe { libc::pthread_self() } as usize,
-            current().address()
-        );
+        let myself = unsafe { libc::pthread_self() } as usize;
+        assert_eq!(myself, current().address());
     });
     assert_eq!((COUNT.get(), crate::sys::os::errno()), (1, libc::EPERM));
     visit(&block, || {
