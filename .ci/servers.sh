@@ -46,7 +46,7 @@ install() {
         printf '#!/bin/sh\nexit 101\n' >"$policy"
         chmod 755 "$policy"
     fi
-    local get=(apt-get install --yes --no-install-recommends "$@")
+    local get=(apt-get -o DPkg::Lock::Timeout=120 install --yes --no-install-recommends "$@")
     # The first may fail for want of a list of packages, or with an old one.
     "${get[@]}" >"$dir/apt" 2>&1 ||
         { apt-get update && "${get[@]}"; } >"$dir/apt" 2>&1 ||

@@ -36,14 +36,17 @@
 //! | switch explicitly, as Python's greenlet | [`Greenlet`], [`set_tracer`] |
 //! | talk to others | [`net`]: the sockets of `std::net` and `std::os::unix::net` |
 //! | hand items from one to another | [`queue`]: first in first out, last in first out, by priority, hand to hand |
-//! | serve connections, a greenlet for each | [`server::StreamServer`] |
+//! | serve connections, a greenlet for each | [`server::StreamServer`]; by several processes, `server::workers` |
 //! | do what can only block, or compute | [`offload`]: a helper thread |
 //! | hand jobs to so many threads, or greenlets | [`executor`] |
 //! | wait for each other, on any thread | [`sync`]: events, results, semaphores, locks, barriers |
 //! | wait for Ctrl-C and the like | [`signal`] |
+//! | call functions in other processes | `process`, with the feature of that name |
 //! | run a future | [`block_on`]; a [`JoinHandle`] is one |
 //! | have variables of a greenlet's own | [`greenlet_local!`] |
+//! | have std, other crates and C libraries park too | `monkey::patch_all` |
 //! | know who runs, and who waits for what | [`current`], [`hub::report`] |
+//! | know who keeps the others waiting | [`diagnostics`]: the watchdog |
 //! | build waiting of your own | [`hub::Parker`], [`hub::Unparker`] |
 //! | end all greenlets of a thread | [`hub::shutdown`] |
 //!
@@ -82,9 +85,8 @@
 //!
 //! # What to know
 //!
-//! * Blocking calls of std, and of C libraries, block the whole thread. Use those
-//!   of this crate, or [`offload`]. (Patching std's calls, as gevent's `monkey`
-//!   does, is not there yet.)
+//! * Blocking calls of std, and of C libraries, block the whole thread, unless they
+//!   are patched: `monkey::patch_all`. Otherwise use those of this crate, or [`offload`].
 //! * Greenlets of a thread share its thread-locals; see [`spawn`] for the code that
 //!   this breaks.
 //! * A kill and a timeout unwind the greenlet from where it blocks. They need
@@ -99,13 +101,21 @@
 //!
 //! Linux with glibc: tested on x86-64, untested on AArch64. Anything else is a
 //! compile error. Before Linux 6.13 a process can have at most
-//! `vm.max_map_count` / 2 stacks. It needs Rust 1.85, and has no Cargo features.
+//! `vm.max_map_count` / 2 stacks. It needs Rust 1.85.
+//!
+//! # Features
+//!
+//! | feature | |
+//! |---|---|
+//! | `monkey` (default) | the module `monkey`. Until `patch_all` is called its functions do nothing but what libc's do |
+//! | `process` | worker processes: the module `process`, an executor and a server. It brings serde and postcard |
 //!
 //! # Guides
 //!
 //! In the crate's `docs` folder: `from_gevent.md` (name by name), `differences.md`
-//! (where it differs from gevent, and why) and `architecture.md` (how it works
-//! inside). `examples` has whole programs.
+//! (where it differs from gevent, and why), `monkey.md` (what `patch_all` does and
+//! cannot), `crates.md` (which were tried), `notes.md` (for students, in Chinese and
+//! English) and `architecture.md` (how it works inside). `examples` has whole programs.
 
 // Without `monkey`, some of what it stands on in `hub` has no user.
 #![cfg_attr(not(feature = "monkey"), allow(dead_code, unused_imports))]
@@ -120,6 +130,7 @@ compile_error!(
      musl, macOS, Windows and other systems are not supported."
 );
 
+pub mod diagnostics;
 pub mod error;
 pub mod executor;
 pub mod hub;
@@ -154,7 +165,7 @@ pub use task::{
 pub use time::sleep;
 
 /// The code in the guides is compiled and run with the tests of the docs.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "monkey"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
@@ -167,6 +178,16 @@ struct IsolatedGuide;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/from_gevent.md")]
 struct FromGevent;
+
+/// As above.
+#[cfg(all(doctest, feature = "monkey"))]
+#[doc = include_str!("../docs/monkey.md")]
+struct Monkey;
+
+/// As above.
+#[cfg(all(doctest, feature = "monkey"))]
+#[doc = include_str!("../docs/notes.md")]
+struct Notes;
 
 /// Sizes and numbers of permits are unsigned: negative ones do not compile.
 ///

@@ -15,9 +15,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::hub::{self, Parker, Payload, Reason, Unparker};
+#[cfg(feature = "monkey")]
+use crate::hub::{Hub, Quiet};
 use crate::sys::fork::{self, PerProcess};
 use crate::sys::helpers::Jobs;
 use crate::sys::mark::{self, Mark};
+#[cfg(feature = "monkey")]
+use crate::sys::os::{self, Errno};
+use crate::sys::pass::PassThrough;
 use crate::sys::signal::SignalMask;
 
 /// At most so many jobs run at a time. They are expected to block, so this has
@@ -70,12 +75,9 @@ where
     // A greenlet that was killed while it ran does not start anything more.
     hub::check_interrupts();
     let parker = Parker::for_outside(Reason::new("waiting for a helper thread"));
-    let slot = Arc::new(Slot(Mutex::new(Progress::Queued)));
+    let slot = Slot::new();
     let abandon = Abandon(&slot);
-    submit({
-        let (slot, unparker) = (Arc::clone(&slot), parker.unparker());
-        Box::new(move || carry_out(f, &slot).then_some(unparker))
-    });
+    submit(f, &slot, &parker);
     loop {
         if let Some(result) = abandon.0.take() {
             match result {
@@ -85,6 +87,57 @@ where
         }
         parker.park();
     }
+}
+
+/// As `offload`, in the middle of code that nothing may be thrown through, such as
+/// a C function's: a kill or a timeout makes it answer an error, and the job is
+/// abandoned. What the job needs is its own, for it may outlive the call.
+///
+/// errno is left as it was. `f` does not unwind.
+#[cfg(feature = "monkey")]
+pub(crate) fn quietly<F, T>(hub: &Hub, f: F) -> Result<T, Errno>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    run_quietly(hub, f, true)
+}
+
+/// As `quietly`, and a kill or a timeout does not end it either.
+#[cfg(feature = "monkey")]
+pub(crate) fn to_its_end<F, T>(hub: &Hub, f: F) -> Result<T, Errno>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    run_quietly(hub, f, false)
+}
+
+#[cfg(feature = "monkey")]
+fn run_quietly<F, T>(hub: &Hub, f: F, interruptible: bool) -> Result<T, Errno>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    let saved = os::errno();
+    let parker = Parker::for_outside(Reason::new("waiting for a helper thread"));
+    let slot = Slot::new();
+    let abandon = Abandon(&slot);
+    submit(f, &slot, &parker);
+    let answer = loop {
+        match abandon.0.take() {
+            Some(Ok(value)) => break Ok(value),
+            // It has said so on standard error, where it was.
+            Some(Err(_)) => break Err(libc::EIO),
+            None => {}
+        }
+        if let Quiet::Refused(error) = hub.wait_quietly(&parker, interruptible) {
+            break Err(error);
+        }
+    };
+    drop(abandon);
+    os::set_errno(saved);
+    answer
 }
 
 /// Where a job's result is left.
@@ -99,6 +152,10 @@ enum Progress<T> {
 }
 
 impl<T> Slot<T> {
+    fn new() -> Arc<Slot<T>> {
+        Arc::new(Slot(Mutex::new(Progress::Queued)))
+    }
+
     /// Moves on, and returns what was there before.
     fn replace(&self, next: Progress<T>) -> Progress<T> {
         let mut progress = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -168,7 +225,20 @@ fn pool() -> &'static Jobs<Job> {
     POOL.get(Jobs::new)
 }
 
-fn submit(run: Run) {
+/// Has a helper thread run `f`, leave the result in the slot and tell the parker.
+fn submit<F, T>(f: F, slot: &Arc<Slot<T>>, parker: &Parker)
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    let (slot, unparker) = (Arc::clone(slot), parker.unparker());
+    enqueue(Box::new(move || carry_out(f, &slot).then_some(unparker)));
+}
+
+fn enqueue(run: Run) {
+    // Nobody else of this thread runs while it has the pool's lock, or holds
+    // signals back for a new thread.
+    let pass = PassThrough::enter();
     let job = Job {
         run,
         mask: SignalMask::current(),
@@ -182,11 +252,14 @@ fn submit(run: Run) {
             state.thread_starts();
         } else if mark::get().helper {
             drop(state);
+            drop(pass);
             return run_here(job);
         }
     }
     pool.put(state, job);
-    if starts && !start_thread() {
+    let is_short = starts && !start_thread();
+    drop(pass);
+    if is_short {
         no_thread(pool);
     }
 }

@@ -4,12 +4,12 @@
 mod common;
 
 use std::cell::{Cell, RefCell};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{MS, alone, quiet_panics, run_alone, watchdog};
-use greenlet::{Builder, sleep, spawn, spawn_isolated, yield_now};
+use common::{MS, quiet_panics, watchdog};
+use greenlet::{sleep, spawn, spawn_isolated, yield_now};
 
 thread_local! {
     static COUNT: Cell<u32> = const { Cell::new(7) };

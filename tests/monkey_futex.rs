@@ -134,7 +134,7 @@ fn every_error_is_the_kernels() {
     ];
     let mut pointers: Vec<Option<*const libc::timespec>> =
         times.iter().map(|time| Some(&raw const *time)).collect();
-    pointers.extend([Some(page.cast()), Some(8 as *const libc::timespec)]);
+    pointers.extend([Some(page.cast()), Some(std::ptr::without_provenance(8))]);
     let real = libc::FUTEX_CLOCK_REALTIME;
     let ops = [
         WAIT,
@@ -424,7 +424,8 @@ fn greenlets_and_threads_are_woken_in_the_order_in_which_they_came() {
     assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3, 4, 5]);
 }
 
-/// A handler finds the queue locked by the very thread that it interrupts.
+/// A handler finds the queue locked by the very thread that it interrupts. Somebody
+/// waits meanwhile, so that the queue has to be looked through.
 #[test]
 fn a_signal_handler_may_wake_who_waits() {
     let name = "a_signal_handler_may_wake_who_waits";
@@ -432,37 +433,31 @@ fn a_signal_handler_may_wake_who_waits() {
     static SIGNALS: AtomicU32 = AtomicU32::new(0);
     extern "C" fn handler(_: c_int) {
         SIGNALS.fetch_add(1, Ordering::Relaxed);
-        WORD.fetch_add(1, Ordering::SeqCst);
-        let _ = futex(&WORD, WAKE, i32::MAX as u32, None, 0);
+        let _ = futex(&WORD, WAKE_BITSET, 1, None, 4);
     }
     alone(name, || {
         patch_all().unwrap();
-        let stop = Arc::new(AtomicU32::new(0));
-        let threads = [(); 2].map(|()| {
-            let stop = Arc::clone(&stop);
-            thread::spawn(move || {
-                while stop.load(Ordering::Relaxed) == 0 {
-                    let value = WORD.load(Ordering::SeqCst);
-                    let _ = futex(&WORD, WAIT_BITSET, value, None, 1);
-                }
-            })
+        let waiter = thread::spawn(|| {
+            while WORD.load(Ordering::SeqCst) == 0 {
+                let _ = futex(&WORD, WAIT_BITSET, 0, None, 1);
+            }
+        });
+        let woken = thread::spawn(|| {
+            while WORD.load(Ordering::SeqCst) == 0 {
+                let _ = futex(&WORD, WAKE_BITSET, 1, None, 2);
+            }
         });
         let handler = handler as extern "C" fn(c_int) as libc::sighandler_t;
         // SAFETY: what the handler does may be done in one.
         unsafe { libc::signal(libc::SIGUSR1, handler) };
-        let mut sent = 0;
-        while SIGNALS.load(Ordering::Relaxed) < 20_000 {
+        while SIGNALS.load(Ordering::Relaxed) < 2000 {
             use std::os::unix::thread::JoinHandleExt;
-            let thread = &threads[sent % 2];
             // SAFETY: it has not been joined.
-            unsafe { libc::pthread_kill(thread.as_pthread_t(), libc::SIGUSR1) };
-            sent += 1;
+            unsafe { libc::pthread_kill(woken.as_pthread_t(), libc::SIGUSR1) };
         }
-        stop.store(1, Ordering::Relaxed);
-        WORD.fetch_add(1, Ordering::SeqCst);
+        WORD.store(1, Ordering::SeqCst);
         let _ = futex(&WORD, WAKE, i32::MAX as u32, None, 0);
-        for thread in threads {
-            thread.join().unwrap();
-        }
+        woken.join().unwrap();
+        waiter.join().unwrap();
     });
 }

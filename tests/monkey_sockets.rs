@@ -744,8 +744,10 @@ fn nothing_at_all_is_sent_and_received_at_once() {
         );
         assert_eq!(read(&b, &mut []), Ok(0));
         let (a, b) = pair(libc::SOCK_DGRAM);
-        // Of datagrams, empty ones are some. But an empty write is none.
+        // Of datagrams, empty ones are some, and a write sends one as well; but not a
+        // `writev`.
         assert_eq!(send(&a, b"", 0), Ok(0));
+        assert_eq!(write(&a, b""), Ok(0));
         assert_eq!(send(&a, b"next", 0), Ok(4));
         assert_eq!(read(&b, &mut []), Ok(0));
         for (call, name) in [(libc::SYS_readv, "readv"), (libc::SYS_writev, "writev")] {
@@ -759,6 +761,7 @@ fn nothing_at_all_is_sent_and_received_at_once() {
             });
             assert_eq!(answer, Ok(0), "{name}");
         }
+        assert_eq!(recv(&b, &mut [0; 8], 0), Ok(0));
         assert_eq!(recv(&b, &mut [0; 8], 0), Ok(0));
         assert_eq!(recv(&b, &mut [0; 8], 0), Ok(4));
         assert_eq!(recv(&b, &mut [0; 8], libc::MSG_DONTWAIT), Err(libc::EAGAIN));
@@ -1000,6 +1003,7 @@ fn bad_descriptors_and_pointers_are_answered_as_by_the_kernel() {
             let (address, len) = (std::ptr::null_mut(), std::ptr::null_mut());
             // SAFETY: no address is asked for.
             assert_eq!(
+                // SAFETY: as above.
                 checked(|| unsafe { libc::accept(fd, address, len) }),
                 Err(error)
             );

@@ -218,7 +218,7 @@ fn greenlets_threads_and_signals_work_in_a_worker() {
     assert_eq!(child.join().unwrap(), expected);
 }
 
-/// Constructors of the program that come before and after ours.
+/// Constructors of the program, beside that of the crate.
 mod constructors {
     use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -234,7 +234,6 @@ mod constructors {
     #[used]
     #[unsafe(link_section = ".init_array.00200")]
     static EARLY: extern "C" fn() = construct;
-    // The linker sorts it behind all others.
     #[used]
     #[unsafe(link_section = ".init_array.65535")]
     static LATE: extern "C" fn() = construct;

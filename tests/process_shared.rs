@@ -230,12 +230,17 @@ fn shutdown_refuses_items_and_wakes_who_waits_in_every_process() {
 fn memory_in_use() -> u64 {
     use std::os::unix::fs::MetadataExt;
     let files = std::fs::read_dir("/proc/self/fd").unwrap();
-    let mut queues = files.map(|file| file.unwrap().path()).filter(|path| {
+    let links = files.map(|file| file.unwrap().path()).filter(|path| {
         let link = std::fs::read_link(path).unwrap_or_default();
         link.to_string_lossy().contains("memfd:greenlet")
     });
-    let blocks = std::fs::metadata(queues.next().unwrap()).unwrap().blocks();
-    assert!(queues.next().is_none());
+    let mut queues: Vec<_> = links
+        .map(|link| std::fs::metadata(link).unwrap())
+        .map(|file| (file.ino(), file.blocks()))
+        .collect();
+    queues.dedup();
+    assert_eq!(queues.len(), 1);
+    let blocks = queues[0].1;
     blocks / 2
 }
 
@@ -284,14 +289,39 @@ fn what_cannot_be_an_item_is_given_back() {
     assert!(!refused.into_inner().is_set() && queue.is_empty());
 }
 
+#[test]
+fn a_queue_that_is_read_as_one_of_other_items_is_an_error() {
+    let _watchdog = watchdog();
+    struct Liar(Queue<u8>);
+    impl serde::Serialize for Liar {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            self.0.serialize(serializer)
+        }
+    }
+    impl<'de> serde::Deserialize<'de> for Liar {
+        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Liar, D::Error> {
+            Queue::<u64>::deserialize(deserializer)?;
+            Queue::bounded(1)
+                .map(Liar)
+                .map_err(serde::de::Error::custom)
+        }
+    }
+    let child = process::spawn(|_: Liar| (), Liar(Queue::bounded(1).unwrap())).unwrap();
+    let error = child.join().unwrap_err();
+    assert!(error.to_string().contains("items of this type"), "{error}");
+}
+
+/// The name of who made it, and a number.
+type Item = (u32, u32);
+
 /// Puts numbers that nobody else puts, one higher than the other.
-fn produce((queue, name): (Queue<(u32, u32)>, u32)) {
+fn produce((queue, name): (Queue<Item>, u32)) {
     for n in 0.. {
         queue.put((name, n)).unwrap();
     }
 }
 
-fn consume((from, to): (Queue<(u32, u32)>, Queue<(u32, u32)>)) {
+fn consume((from, to): (Queue<Item>, Queue<Item>)) {
     for item in &from {
         to.put(item.unwrap()).unwrap();
     }

@@ -36,7 +36,7 @@ pub enum JobState {
 }
 
 /// What the jobs of an executor are done by: [`Threads`], [`Greenlets`] or
-/// [`Processes`]. It is implemented by these only.
+/// `Processes` (with the feature `process`). It is implemented by these only.
 pub trait Workers: Sized + sealed::Sealed {
     #[doc(hidden)]
     type Body<T>;

@@ -141,7 +141,7 @@ pub(crate) fn wait(
     let saved = os::errno();
     let bucket = Bucket::of(address);
     let task = hub.current();
-    let in_vain = task.in_vain.take().so_far(address, hub.ticks.get());
+    let in_vain = task.in_vain.take().so_far(address, hub.pulse.left());
     let _midway = Midway::enter(task);
     let mut kind = sleep.kind;
     let slept = loop {
@@ -156,10 +156,11 @@ pub(crate) fn wait(
         // waiter after the claim.
         match woken {
             Some(Woken::Answered(_)) => {
+                hub.shared.borrow().woken.fetch_sub(1, Ordering::Relaxed);
                 if node.by_neighbour.get() {
                     task.in_vain.set(InVain {
                         address,
-                        turn: hub.ticks.get(),
+                        turn: hub.pulse.left(),
                         times: in_vain.saturating_add(1),
                     });
                 }
@@ -199,7 +200,10 @@ pub(crate) fn block(
     if !bucket.enter(&node, &still) {
         return Ok(Slept::Changed);
     }
-    let ended = sleep(&word);
+    let ended = {
+        let _blocked = Blocked::enter();
+        sleep(&word)
+    };
     // The lock also keeps the frame until who has set the word is done with it.
     if !bucket.leave(&node) {
         return Ok(Slept::Woken);
@@ -207,6 +211,44 @@ pub(crate) fn block(
     match ended {
         Ok(()) | Err(libc::EAGAIN) => Ok(Slept::Woken),
         Err(error) => Err(error),
+    }
+}
+
+/// This thread, if it has a hub, is blocked until it is dropped.
+struct Blocked<'a>(Option<(&'a Hub, bool)>);
+
+impl Blocked<'_> {
+    fn enter() -> Blocked<'static> {
+        let hub = Hub::try_current();
+        // A signal handler may block a thread that is blocked.
+        Blocked(hub.map(|hub| {
+            (
+                hub,
+                hub.shared.borrow().blocked.swap(true, Ordering::SeqCst),
+            )
+        }))
+    }
+}
+
+impl Drop for Blocked<'_> {
+    fn drop(&mut self) {
+        if let Some((hub, before)) = self.0 {
+            hub.shared.borrow().blocked.store(before, Ordering::SeqCst);
+        }
+    }
+}
+
+/// To be called now and then by who blocks the thread of a hub.
+///
+/// Who lets go of a lock wakes one of those who wait, and relies on that one for the
+/// others. If it is a greenlet whose thread blocks, it cannot go on, and nobody else is
+/// woken, who might be the one that this thread waits for. So everybody is.
+///
+/// Whoever wakes such a greenlet of a thread that is blocked already wakes another one
+/// at once: see `Crowd::claim`.
+pub(crate) fn relieve(hub: &Hub) {
+    if hub.shared.borrow().woken.load(Ordering::SeqCst) != 0 {
+        wake_everybody();
     }
 }
 
@@ -432,9 +474,11 @@ impl Crowd {
         self.claimed == CROWD
     }
 
-    /// Claims one that has been unlinked. False if its wait had ended already.
+    /// Claims one that has been unlinked. False if its wait had ended already, or if
+    /// another one is to be woken with it.
     fn claim(&mut self, node: &Node) -> bool {
         let at = self.claimed;
+        let mut useful = true;
         match node.sleeper {
             Sleeper::Greenlet(waiter) => {
                 // SAFETY: a greenlet leaves its frame after it has been claimed, or
@@ -445,8 +489,16 @@ impl Crowd {
                         // It is of this thread, and cannot run before we are done.
                         node.by_neighbour.set(true);
                         self.let_go_first |= node.in_vain >= PATIENCE;
+                        if let Some(hub) = Hub::try_current() {
+                            hub.shared.borrow().woken.fetch_add(1, Ordering::Relaxed);
+                        }
                     }
-                    Answer::ToSend(delivery) => self.deliveries[at] = Some(delivery),
+                    Answer::ToSend(delivery) => {
+                        let hub = delivery.hub();
+                        hub.woken.fetch_add(1, Ordering::SeqCst);
+                        useful = !hub.blocked.load(Ordering::SeqCst);
+                        self.deliveries[at] = Some(delivery);
+                    }
                 }
             }
             Sleeper::Thread(word) => {
@@ -456,7 +508,7 @@ impl Crowd {
             }
         }
         self.claimed += 1;
-        true
+        useful
     }
 
     fn tell(self) {

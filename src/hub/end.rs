@@ -15,12 +15,13 @@
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::ptr;
+use std::sync::atomic::{Ordering, compiler_fence};
 use std::time::Duration;
 
 use super::shared::HubShared;
 use super::task::{KILLED, MAIN_REFS, State, TaskPtr};
 use super::wait::{self, Kind, Reason};
-use super::{HUB, Hub, TimerTarget, interrupt};
+use super::{HUB, Hub, TimerTarget, interrupt, watch};
 use crate::coroutine::{overflow, tls};
 use crate::sys::pass::PassThrough;
 use crate::sys::{clock, fork, thread_end};
@@ -105,6 +106,8 @@ fn take_away(hub: *const Hub) {
     if hub.is_null() || !ptr::eq(hub, HUB.get()) {
         return;
     }
+    // SAFETY: as below. From here on no other thread looks at this hub.
+    unsafe { watch::unlist(&*hub) };
     // SAFETY: hubs are leaked boxes, freed only below.
     let alone = unsafe {
         (*hub).shared.borrow().close();
@@ -120,6 +123,8 @@ fn take_away(hub: *const Hub) {
         tasks.len() == 1 && (*hub).current() == main && main.refs.get() == MAIN_REFS
     };
     HUB.set(ptr::null());
+    // A signal handler of this thread must not find what is freed below.
+    compiler_fence(Ordering::SeqCst);
     // SAFETY: as above. The main greenlet's locals are leaked, for their
     // destructors may use thread-locals that are gone.
     unsafe { (*hub).main.extra.take().map(std::mem::forget) };
@@ -236,6 +241,7 @@ fn after_fork() {
     // Closes this process's copies of the others, and changes nothing in the
     // epoll set, which is the parent's.
     drop(hub.reactor.take());
+    hub.pulse.forget_list();
     hub.shared_waits.set(0);
     hub.called.set(false);
     hub.external_waits.set(0);

@@ -87,7 +87,8 @@ impl Hub {
         }
     }
 
-    /// Parks until the descriptor may be ready.
+    /// Parks until the descriptor may be ready, or the time is over. Of several waits
+    /// the kernel is told once.
     ///
     /// # Errors
     /// EAGAIN when the time is over; EBADF if it is closed, or was meanwhile;

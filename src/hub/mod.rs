@@ -46,6 +46,7 @@
 //! | `domain` | thread-local storage of a greenlet's own, and who shares it |
 //! | `end` | threads that end, `shutdown`, and fork |
 //! | `report` | who waits on what, and the deadlock report |
+//! | `watch` | how other threads see whether a hub goes on |
 
 #[cfg_attr(
     not(feature = "monkey"),
@@ -78,6 +79,7 @@ mod task;
 mod timers;
 mod unwind;
 mod wait;
+pub(crate) mod watch;
 
 use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -92,6 +94,7 @@ use self::run_queue::RunQueue;
 use self::slab::Slab;
 use self::timers::{TimerKey, Timers};
 use self::wait::Waiter;
+use self::watch::Pulse;
 use crate::coroutine::Fibers;
 use crate::coroutine::tls::{self, Base};
 use crate::error::SpawnError;
@@ -112,7 +115,7 @@ pub(crate) use self::io::{Io, Patience};
 pub(crate) use self::monitor::{Guard, Guarded, Monitor, Ready, Wait, interrupted};
 pub(crate) use self::own::{is_own, own_within};
 pub use self::parker::{Parker, Unparker};
-pub(crate) use self::quiet::{Quiet, passing};
+pub(crate) use self::quiet::{Quiet, passes_through, passing, run_handler};
 pub use self::report::report;
 pub(crate) use self::report::{abort_blocked, no_other_threads, panic_deadlock};
 pub(crate) use self::run::may_switch;
@@ -132,8 +135,9 @@ pub(crate) struct Hub {
     /// Whose turn it is.
     current: Cell<TaskPtr>,
     queue: RunQueue,
-    /// Turns until the loop looks at the clock, the inbox and the reactor.
-    ticks: Cell<u32>,
+    /// Counts the turns; also until the loop looks at the clock, the inbox and
+    /// the reactor.
+    pulse: Pulse,
     /// The time of the last look (nanoseconds), good enough for reports.
     coarse_now: Cell<u64>,
     /// When the reactor was last asked.
@@ -253,7 +257,7 @@ impl Hub {
         let hub = Hub {
             current: Cell::new(main_ptr),
             queue: RunQueue::new(),
-            ticks: Cell::new(run::TURNS_PER_LOOK),
+            pulse: Pulse::new(number),
             coarse_now: Cell::new(clock::now_ns()),
             polled_at: Cell::new(0),
             main,
@@ -435,6 +439,9 @@ impl Hub {
         task.key.set(self.tasks.borrow_mut().insert(task.ptr()));
         if let Some(name) = options.name {
             task.with_extra(|extra| extra.name = Some(name));
+        }
+        if !self.pulse.is_listed() {
+            watch::list(self);
         }
         Ok(handle)
     }

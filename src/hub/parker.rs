@@ -151,6 +151,11 @@ impl Parker {
 
     /// As `park`, until the deadline, and says how it ended.
     pub(crate) fn wait(&self, deadline: Option<u64>) -> Woken {
+        wait::or_throw(self.try_wait(deadline, true))
+    }
+
+    /// As `wait`, and None where that would unwind.
+    pub(super) fn try_wait(&self, deadline: Option<u64>, interruptible: bool) -> Option<Woken> {
         let inner = &*self.inner;
         let task = Hub::get().current();
         assert_eq!(
@@ -163,25 +168,26 @@ impl Parker {
         let _guard = Leave(inner);
         loop {
             if inner.state.swap(EMPTY, Ordering::Acquire) == NOTIFIED {
-                return Woken::Answered(0);
+                return Some(Woken::Answered(0));
             }
-            let woken = wait::pause(self.reason, self.kind, deadline, |waiter| {
-                inner.token.store(waiter.token(), Ordering::Relaxed);
-                let parked = inner.state.compare_exchange(
-                    EMPTY,
-                    PARKED,
-                    Ordering::AcqRel,
-                    Ordering::Acquire,
-                );
-                if parked.is_err() {
-                    waiter.answer_now();
-                }
-            });
+            let woken =
+                wait::try_pause(self.reason, self.kind, deadline, interruptible, |waiter| {
+                    inner.token.store(waiter.token(), Ordering::Relaxed);
+                    let parked = inner.state.compare_exchange(
+                        EMPTY,
+                        PARKED,
+                        Ordering::AcqRel,
+                        Ordering::Acquire,
+                    );
+                    if parked.is_err() {
+                        waiter.answer_now();
+                    }
+                })?;
             if inner.state.swap(EMPTY, Ordering::Acquire) == NOTIFIED {
-                return Woken::Answered(0);
+                return Some(Woken::Answered(0));
             }
             if !woken.is_answered() {
-                return woken;
+                return Some(woken);
             }
             // A thread that was slow to wake an earlier wait, whose permit was
             // taken long ago, has found this one instead.

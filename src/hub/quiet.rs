@@ -21,12 +21,13 @@ use std::time::Duration;
 
 use super::Hub;
 use super::io::BUDGET;
+use super::parker::Parker;
 use super::task::{self, KILL, State, TIMEOUT, TaskPtr};
 use super::wait::{self, Kind, Place, Reason, WaitQueue, Woken};
 use crate::sys::os::Errno;
 use crate::sys::panics::PanicCount;
 use crate::sys::pass::{self, PassThrough};
-use crate::sys::{clock, os};
+use crate::sys::{clock, handler, os};
 
 /// So many calls in a row are refused before a greenlet is given up.
 const MOST_REFUSALS: u8 = 100;
@@ -53,7 +54,13 @@ impl Hub {
     #[inline(always)]
     pub(crate) fn parking() -> Option<&'static Hub> {
         let hub = Hub::try_current()?;
-        (!pass::is_set() && hub.may_park()).then_some(hub)
+        (!pass::is_set(|| hub.greenlet_here()) && hub.may_park()).then_some(hub)
+    }
+
+    /// A number of the greenlet whose turn it is, for `sys::handler`.
+    #[inline]
+    fn greenlet_here(&self) -> usize {
+        self.current().0.as_ptr() as usize
     }
 
     #[inline]
@@ -67,6 +74,9 @@ impl Hub {
         if std::thread::panicking() && PanicCount::in_hook() {
             return false;
         }
+        if self.is_interrupted() {
+            return true;
+        }
         // A timer may be that of a `timeout`, which is to end the call.
         let others = |tasks: usize, timers: usize| tasks > 1 || timers > 0;
         match (self.tasks.try_borrow(), self.timers.try_borrow()) {
@@ -75,12 +85,18 @@ impl Hub {
         }
     }
 
+    /// Whether the current greenlet is to end, or to leave a `timeout`.
+    #[inline(always)]
+    fn is_interrupted(&self) -> bool {
+        self.current().interrupts.get() & (KILL | TIMEOUT) != 0
+    }
+
     /// To be asked before a call does anything: the error that it has to answer
     /// instead, if the greenlet is to end or to leave a `timeout`. Others have
     /// had a turn then.
     #[inline]
     pub(crate) fn refusal(&self) -> Option<Errno> {
-        if self.current().interrupts.get() & (KILL | TIMEOUT) == 0 || std::thread::panicking() {
+        if !self.is_interrupted() || std::thread::panicking() {
             return None;
         }
         Some(self.refuse())
@@ -91,7 +107,7 @@ impl Hub {
     #[inline(always)]
     pub(crate) fn count_plain_operation(&self) -> bool {
         let left = self.io_budget.get() - 1;
-        if left == 0 || self.current().interrupts.get() & (KILL | TIMEOUT) != 0 {
+        if left == 0 || self.is_interrupted() {
             return false;
         }
         self.io_budget.set(left);
@@ -180,6 +196,13 @@ impl Hub {
         self.quietly(kind, |kind| wait::park_any(places, reason, kind, deadline))
     }
 
+    /// Parks the current greenlet until the parker's other half is called, from
+    /// outside. Without `interruptible` a kill or a timeout does not end that: it
+    /// stays pending, and nobody hears of it here.
+    pub(crate) fn wait_quietly(&self, parker: &Parker, interruptible: bool) -> Quiet {
+        self.quietly(Kind::External, |_| parker.try_wait(None, interruptible))
+    }
+
     /// Lets time pass.
     pub(crate) fn sleep_quietly(&self, deadline: u64) -> Quiet {
         let nobody = WaitQueue::new();
@@ -189,6 +212,15 @@ impl Hub {
             Kind::External,
             Some(deadline),
         )
+    }
+
+    /// As `sleep_quietly`, with the answer of a wait for a descriptor: EAGAIN when
+    /// the time is over.
+    pub(crate) fn pause_quietly(&self, deadline: u64) -> Result<(), Errno> {
+        match self.sleep_quietly(deadline) {
+            Quiet::Refused(error) => Err(error),
+            Quiet::Answered | Quiet::TimedOut => Err(libc::EAGAIN),
+        }
     }
 
     /// Lets time pass, and a kill or a timeout wait meanwhile.
@@ -258,6 +290,23 @@ impl Drop for Midway {
     fn drop(&mut self) {
         self.0.midway.set(false);
     }
+}
+
+/// Runs a signal handler, in which nothing parks. Async-signal-safe.
+#[inline(always)]
+pub(crate) fn run_handler(handler: impl FnOnce()) {
+    handler::run(greenlet_here(), handler);
+}
+
+/// Whether this is the hub's own code, or a signal handler: either may stand in
+/// the middle of something.
+#[inline(always)]
+pub(crate) fn passes_through() -> bool {
+    pass::is_set(greenlet_here)
+}
+
+fn greenlet_here() -> usize {
+    Hub::try_current().map_or(0, Hub::greenlet_here)
 }
 
 /// Has blocking calls of the current greenlet block the thread while `f` runs.

@@ -295,7 +295,7 @@ impl Reactor {
     /// Waits for at most `timeout` and wakes whom the events concern.
     fn poll(&mut self, timeout: Option<Duration>) -> Result<(), Lost> {
         // mio calls `epoll_wait`, which may be our own by now.
-        debug_assert!(pass::is_set());
+        debug_assert!(pass::is_set(|| 0));
         if let Err(error) = self.poll.poll(&mut self.events, timeout) {
             return match error.raw_os_error() {
                 Some(libc::EBADF | libc::EINVAL) => Err(Lost),

@@ -198,6 +198,8 @@ impl Hub {
         if self.closing {
             return self.block_thread(self.main());
         }
+        // The main greenlet's turn is over.
+        self.count_turn();
         let mut next = first;
         loop {
             let Some(task) = next.or_else(|| self.queue.first()) else {
@@ -261,9 +263,7 @@ impl Hub {
     /// One turn is over; looks around if it was the 61st.
     #[inline(always)]
     fn count_turn(&self) {
-        let left = self.ticks.get() - 1;
-        self.ticks.set(left);
-        if left == 0 {
+        if self.pulse.count_turn() == 0 {
             self.look_from_within();
         }
     }
@@ -273,7 +273,7 @@ impl Hub {
     #[inline(never)]
     pub(super) fn look_from_within(&self) {
         let _pass = PassThrough::enter();
-        self.ticks.set(TURNS_PER_LOOK);
+        self.pulse.begin_round();
         self.take_in_inbox();
         let now = clock::now_ns();
         self.coarse_now.set(now);
@@ -297,6 +297,7 @@ impl Hub {
     #[inline(never)]
     fn idle(&self) {
         let _pass = PassThrough::enter();
+        let _idle = self.pulse.idle();
         self.look_around();
         if self.queue.first().is_some() {
             return;

@@ -1,7 +1,7 @@
 //! The part of a hub that other threads may touch.
 
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::inbox::{Inbox, Message};
@@ -18,6 +18,10 @@ pub(crate) struct HubShared {
     /// epoll set, which it shares.
     fork: u32,
     closed: AtomicBool,
+    /// The thread waits by address, greenlets and all.
+    pub(super) blocked: AtomicBool,
+    /// So many greenlets have been woken by address, and have not gone on yet.
+    pub(super) woken: AtomicUsize,
     pub(crate) inbox: Inbox<Bell>,
     /// For taking descriptors out of the reactor from another thread.
     outlet: Mutex<Option<Outlet>>,
@@ -36,6 +40,8 @@ impl HubShared {
             number,
             fork: fork::generation(),
             closed: AtomicBool::new(false),
+            blocked: AtomicBool::new(false),
+            woken: AtomicUsize::new(0),
             inbox: Inbox::new(),
             outlet: Mutex::new(None),
             retired: Mutex::new(Vec::new()),

@@ -96,6 +96,8 @@ pub(crate) struct Extra {
     pub(crate) wakers: Vec<std::task::Waker>,
     /// The timer that will start a delayed task.
     pub(crate) start_timer: Option<TimerKey>,
+    /// It asked that nobody mind how long its turns are, so many times over.
+    pub(crate) unwatched: u32,
     /// Set by the room that made the task, for its own use.
     pub(crate) tag: Option<Box<dyn std::any::Any>>,
 }

@@ -303,6 +303,12 @@ pub(super) struct Delivery {
 }
 
 impl Delivery {
+    /// The hub that it goes to.
+    #[cfg(not(feature = "loom"))]
+    pub(super) fn hub(&self) -> &HubShared {
+        &self.hub
+    }
+
     pub(super) fn send(self) {
         self.hub.push(self.address);
     }
@@ -316,12 +322,28 @@ pub(crate) fn pause(
     deadline: Option<u64>,
     publish: impl FnOnce(&Waiter),
 ) -> Woken {
+    or_throw(try_pause(reason, kind, deadline, true, publish))
+}
+
+/// As `pause`, and None where that would unwind.
+pub(super) fn try_pause(
+    reason: Reason,
+    kind: Kind,
+    deadline: Option<u64>,
+    interruptible: bool,
+    publish: impl FnOnce(&Waiter),
+) -> Option<Woken> {
     let hub = Hub::get();
-    let waiter = Waiter::new(hub, reason, kind, true);
+    let waiter = Waiter::new(hub, reason, kind, interruptible);
     publish(&waiter);
-    match waiter.park(hub, deadline) {
+    waiter.park(hub, deadline)
+}
+
+/// How a wait ended; unwinds if that was by an interrupt.
+pub(super) fn or_throw(ended: Option<Woken>) -> Woken {
+    match ended {
         Some(woken) => woken,
-        None => interrupt::throw(hub),
+        None => interrupt::throw(Hub::get()),
     }
 }
 

@@ -1,19 +1,19 @@
 //! What changes whose a descriptor number is, or how it behaves.
 //!
-//! None of these waits. They are here for others: who waits for a number that is
-//! closed gets EBADF; and who asks for a descriptor's flags does not see those of
-//! the moment in which a greenlet's accept does not block.
+//! None of these waits, but for record locks. They are here for others: who waits for
+//! a number that is closed gets EBADF; and who asks for a descriptor's flags does not
+//! see those of the moment in which a greenlet's accept does not block.
 //!
 //! Nor does anybody close the hub's own descriptors here, who closes all that there
 //! may be: for the calls that close, nothing is open under those numbers.
 
 use std::ffi::{c_int, c_uint, c_ulong};
 
+use super::disk;
 use super::entry::{Answer, interposed, is_any_on, raw};
 use super::kernel;
 use crate::hub;
 use crate::sys::os::{self, Errno};
-use crate::sys::pass;
 
 interposed! {
     Sockets;
@@ -129,7 +129,7 @@ interposed! {
 /// stand in the middle of what would tell them.
 #[inline(always)]
 fn is_told() -> bool {
-    is_any_on() && !pass::is_set()
+    is_any_on() && !hub::passes_through()
 }
 
 /// Makes the call for what is between our own descriptors.
@@ -164,6 +164,8 @@ unsafe fn control(fd: c_int, command: c_int, argument: usize) -> Result<usize, E
     let call = || unsafe { raw!(libc::SYS_fcntl, fd, command, argument) };
     match command {
         libc::F_GETFL | libc::F_SETFL if is_told() => kernel::between_flags(call),
+        // SAFETY: as above.
+        libc::F_SETLKW | libc::F_OFD_SETLKW => unsafe { disk::lock_record(fd, command, argument) },
         _ => call(),
     }
 }

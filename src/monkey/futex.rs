@@ -212,11 +212,14 @@ unsafe fn wait(args: &[usize; 6], bits: u32) -> Result<usize, Errno> {
         Some(hub) if is_plain => match hub.wait_as_thread() {
             Some(_waits) => {
                 // SAFETY: as above.
-                let moment = unsafe { Moment::after(timeout) }?;
+                let moment = unsafe { Moment::of(timeout, op) }?;
                 park(hub, address, bits, still, moment)
             }
             None if timeout.is_null() => {
-                address::block(address, bits, still, |word| stay(hub, word, PLAIN, None))?
+                let never = Moment::Never;
+                address::block(address, bits, still, |word| {
+                    stay(hub, word, Some(PLAIN), never)
+                })?
             }
             // SAFETY: as above.
             None => unsafe { block(args, address, bits, still) }?,
@@ -273,22 +276,11 @@ impl Moment {
         }
         // SAFETY: the caller's promise.
         let time = unsafe { kernel::time_at(timeout) }?;
-        Ok(match op & libc::FUTEX_CLOCK_REALTIME {
-            0 => Moment::Here(time),
+        Ok(match op & !libc::FUTEX_PRIVATE_FLAG {
+            libc::FUTEX_WAIT => Moment::Here(clock::now_ns().saturating_add(time)),
+            libc::FUTEX_WAIT_BITSET => Moment::Here(time),
             _ => Moment::InRealTime(time),
         })
-    }
-
-    /// As `of`, for a time that is counted from now.
-    ///
-    /// # Safety
-    /// As there.
-    unsafe fn after(timeout: *const timespec) -> Result<Moment, Errno> {
-        // SAFETY: the caller's promise.
-        match unsafe { Moment::of(timeout, libc::FUTEX_WAIT) }? {
-            Moment::Here(time) => Ok(Moment::Here(clock::now_ns().saturating_add(time))),
-            moment => Ok(moment),
-        }
     }
 
     fn deadline(self) -> Option<u64> {
@@ -302,11 +294,12 @@ impl Moment {
         }
     }
 
-    /// The clock may have been set back since.
     fn has_come(self) -> bool {
         match self {
+            Moment::Never => false,
+            Moment::Here(deadline) => clock::now_ns() >= deadline,
+            // That clock may have been set back since.
             Moment::InRealTime(moment) => kernel::now(libc::CLOCK_REALTIME) >= moment,
-            _ => true,
         }
     }
 }
@@ -325,7 +318,7 @@ fn park(hub: &Hub, address: usize, bits: u32, still: impl Fn() -> bool, moment: 
     }
 }
 
-/// Blocks the thread, as the caller has asked for.
+/// Blocks the thread.
 ///
 /// # Safety
 /// As for the system call.
@@ -336,20 +329,15 @@ unsafe fn block(
     still: impl Fn() -> bool,
 ) -> Result<Slept, Errno> {
     let [_, op, _, timeout, ..] = *args;
+    if let Some(hub) = Hub::try_current() {
+        // SAFETY: the caller's promise.
+        let moment = unsafe { Moment::of(timeout as *const timespec, op as c_int) }?;
+        return address::block(address, bits, still, |word| stay(hub, word, None, moment));
+    }
     address::block(address, bits, still, |word| {
+        let word = word as *const AtomicU32;
         // SAFETY: the word lives as long as the wait, and the time is the caller's.
-        unsafe {
-            raw!(
-                libc::SYS_futex,
-                word as *const AtomicU32,
-                op,
-                0u32,
-                timeout,
-                0usize,
-                bits
-            )
-        }
-        .map(|_| ())
+        unsafe { raw!(libc::SYS_futex, word, op, 0u32, timeout, 0usize, bits) }.map(|_| ())
     })
 }
 
@@ -362,18 +350,25 @@ const PARK: &str = "std::thread::park (with which std's and crossbeam's channels
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LAST_LOOK: Duration = Duration::from_millis(256);
 /// `stay` has ended because others are to have a turn.
-const OTHERS: Errno = libc::EINTR;
+const OTHERS: Errno = libc::ECANCELED;
 
-/// Blocks the thread, and ends the process if only its own greenlets could go on.
+/// Blocks the thread of a hub. If the wait belongs to the thread, it ends the process if
+/// only greenlets of this thread could go on.
 ///
 /// # Errors
-/// ETIMEDOUT at the moment, if there is one; then also `OTHERS`, see `park_thread`.
-fn stay(hub: &Hub, word: &AtomicU32, what: &str, moment: Option<Moment>) -> Result<(), Errno> {
+/// ETIMEDOUT at the moment; in `thread::park` also `OTHERS`, see `park_thread`.
+fn stay(
+    hub: &Hub,
+    word: &AtomicU32,
+    what: Option<&'static str>,
+    moment: Moment,
+) -> Result<(), Errno> {
     let op = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
-    let deadline = moment.and_then(Moment::deadline);
     let mut time = FIRST_LOOK;
     loop {
-        let left = deadline.map(|at| Duration::from_nanos(at.saturating_sub(clock::now_ns())));
+        let left = moment
+            .deadline()
+            .map(|at| Duration::from_nanos(at.saturating_sub(clock::now_ns())));
         let slice = left.map_or(time, |left| left.min(time));
         let slice = timespec {
             tv_sec: slice.as_secs() as libc::time_t,
@@ -385,16 +380,19 @@ fn stay(hub: &Hub, word: &AtomicU32, what: &str, moment: Option<Moment>) -> Resu
             Err(libc::ETIMEDOUT) => {}
             ended => return ended.map(|_| ()),
         }
-        if deadline.is_some_and(|at| clock::now_ns() >= at) {
+        if moment.has_come() {
             return Err(libc::ETIMEDOUT);
         }
-        // What the others have done before they ended is seen after that.
-        let alone = deadline.is_none() && hub::no_other_threads();
-        if alone && word.load(Ordering::Acquire) == 0 {
-            hub::abort_blocked(hub, what);
-        }
-        if moment.is_some() && hub.somebody_is_midway() {
-            return Err(OTHERS);
+        address::relieve(hub);
+        if let Some(what) = what {
+            // What the others have done before they ended is seen after that.
+            let alone = matches!(moment, Moment::Never) && hub::no_other_threads();
+            if alone && word.load(Ordering::Acquire) == 0 {
+                hub::abort_blocked(hub, what);
+            }
+            if what == PARK && hub.somebody_is_midway() {
+                return Err(OTHERS);
+            }
         }
         time = (2 * time).min(LAST_LOOK);
     }
@@ -422,7 +420,7 @@ unsafe fn park_thread(
     still: impl Fn() -> bool,
     moment: Moment,
 ) -> Result<Slept, Errno> {
-    let sleep = |word: &AtomicU32| stay(hub, word, PARK, Some(moment));
+    let sleep = |word: &AtomicU32| stay(hub, word, Some(PARK), moment);
     match address::block(address, address::ANY, still, sleep) {
         Err(OTHERS) => {}
         ended => return ended,

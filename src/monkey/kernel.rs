@@ -18,18 +18,41 @@ use crate::sys::pass::PassThrough;
 /// Whether a descriptor is that of a regular file, a directory or a block device:
 /// those are always ready, as `poll` has it, and what they wait for is the disk.
 pub(super) fn is_on_disk(fd: RawFd) -> Result<bool, Errno> {
-    Ok(matches!(
-        kind(fd)?,
-        libc::S_IFREG | libc::S_IFDIR | libc::S_IFBLK
-    ))
+    file_type(fd).map(is_disks)
+}
+
+/// As `is_on_disk`, of a file's type.
+pub(super) fn is_disks(file_type: libc::mode_t) -> bool {
+    matches!(file_type, libc::S_IFREG | libc::S_IFDIR | libc::S_IFBLK)
 }
 
 /// Whether a descriptor is that of a pipe, named or not.
 pub(super) fn is_pipe(fd: RawFd) -> bool {
-    kind(fd) == Ok(libc::S_IFIFO)
+    file_type(fd) == Ok(libc::S_IFIFO)
 }
 
-fn kind(fd: RawFd) -> Result<libc::mode_t, Errno> {
+/// Whether a descriptor is that of a terminal.
+pub(super) fn is_terminal(fd: RawFd) -> bool {
+    let mut mode = MaybeUninit::<libc::termios>::zeroed();
+    // SAFETY: the kernel writes a record that is shorter than libc's.
+    unsafe {
+        raw!(
+            libc::SYS_ioctl,
+            fd,
+            libc::TCGETS as usize,
+            mode.as_mut_ptr()
+        )
+    }
+    .is_ok()
+}
+
+/// Whether a descriptor is a socket.
+pub(super) fn is_socket(fd: RawFd) -> bool {
+    file_type(fd) == Ok(libc::S_IFSOCK)
+}
+
+/// What kind of file is behind a descriptor, as in a `stat`.
+pub(super) fn file_type(fd: RawFd) -> Result<libc::mode_t, Errno> {
     let mut stat = MaybeUninit::<libc::stat>::zeroed();
     // SAFETY: the kernel writes a `stat`.
     unsafe { raw!(libc::SYS_fstat, fd, stat.as_mut_ptr()) }?;
@@ -402,10 +425,10 @@ pub(super) fn is_nonblocking(fd: RawFd) -> Result<bool, Errno> {
 
 /// Runs a system call on a descriptor that blocks as if it did not.
 ///
-/// accept, connect, sendfile and splice have no flag that says so. O_NONBLOCK
-/// does, but it belongs to what is open behind the descriptor, which other
-/// processes may share. So it is set for the length of this one call, and only
-/// if `worthwhile` says that the call is likely to find something.
+/// accept and connect have no flag that says so. O_NONBLOCK does, but it belongs to
+/// what is open behind the descriptor, which other processes may share. So it is set
+/// for the length of this one call, and only if `worthwhile` says that the call is
+/// likely to find something.
 ///
 /// Nobody in this process sees that: the lock is taken by `fcntl` and `ioctl` too,
 /// where they have to do with these flags. Another process of this crate's sees two
@@ -453,6 +476,33 @@ pub(super) fn without_blocking_in_turn(
     let answer = for_a_moment(fd, || true, call);
     let _ = lock(fd, libc::F_UNLCK);
     answer
+}
+
+/// As `without_blocking`, for sendfile and splice, of a socket or a pipe. These refuse
+/// what has the second flag, so there is only the first. Another process that shares
+/// the socket may take it for its user's choice; but who shares one that bytes are
+/// moved to, and waits for it at the same time, gets a muddle of bytes anyway.
+///
+/// # Errors
+/// As for `without_blocking`.
+pub(super) fn without_blocking_plainly(
+    fd: RawFd,
+    worthwhile: impl FnOnce() -> bool,
+    call: impl FnOnce() -> Result<usize, Errno>,
+) -> Result<Attempt, Errno> {
+    let _pass = PassThrough::enter();
+    let _guard = FLAGS.lock();
+    let flags = status_flags(fd)?;
+    if flags & libc::O_NONBLOCK != 0 {
+        return Ok(Attempt::Nonblocking(call()));
+    }
+    if !worthwhile() {
+        return Ok(Attempt::Blocking(Err(libc::EAGAIN)));
+    }
+    set_status_flags(fd, flags | libc::O_NONBLOCK)?;
+    let answer = call();
+    let _ = set_status_flags(fd, flags);
+    Ok(Attempt::Blocking(answer))
 }
 
 fn lock(fd: RawFd, kind: c_int) -> Result<usize, Errno> {

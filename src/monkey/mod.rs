@@ -44,20 +44,33 @@
 mod checked;
 mod connect;
 mod descriptor;
+mod disk;
+#[cfg(not(target_feature = "crt-static"))]
+mod dns;
 mod entry;
 mod epoll;
 mod futex;
+#[cfg(not(target_feature = "crt-static"))]
+mod hosts;
+#[cfg(not(target_feature = "crt-static"))]
 mod identity;
 mod join;
 mod kernel;
 mod patch;
 mod poll;
+mod process;
+#[cfg(not(target_feature = "crt-static"))]
+mod real;
 mod receive;
 mod select;
 mod send;
+#[cfg(not(target_feature = "crt-static"))]
+mod shell;
+mod signal;
 mod sleep;
 mod slices;
 mod stream;
+mod transfer;
 
 pub use entry::Part;
 pub(crate) use patch::not_in_place;

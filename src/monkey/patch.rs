@@ -3,6 +3,7 @@
 use std::ffi::CString;
 
 use super::entry::{self, Part, Row};
+use super::signal;
 use crate::error::PatchError;
 use crate::hub;
 use crate::sys::panics::PanicCount;
@@ -20,6 +21,17 @@ static TABLES: &[&[Row]] = &[
     super::epoll::ROWS,
     super::futex::ROWS,
     super::join::ROWS,
+    super::signal::ROWS,
+    super::process::ROWS,
+    super::disk::ROWS,
+    super::transfer::ROWS,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::shell::ROWS,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::dns::ROWS,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::hosts::ROWS,
+    #[cfg(not(target_feature = "crt-static"))]
     super::identity::ROWS,
 ];
 
@@ -167,15 +179,23 @@ impl Patch {
         if self.parts & Part::Locks.bit() != 0 {
             super::futex::prepare();
         }
+        // Before anything parks, for handlers must not.
+        signal::wrap_all();
         entry::switch_on(self.parts);
         Ok(())
     }
 }
 
-/// The first function that isolated greenlets need to be ours, and which is not.
+/// The first function that isolated greenlets need to be ours, and which is not. In a
+/// statically linked program they are not possible for other reasons.
 pub(crate) fn not_in_place() -> Option<&'static str> {
-    let row = super::identity::ROWS.iter().find(|row| !is_in_place(row))?;
-    Some(row.name)
+    #[cfg(not(target_feature = "crt-static"))]
+    for row in super::identity::ROWS {
+        if !is_in_place(row) {
+            return Some(row.name);
+        }
+    }
+    None
 }
 
 /// Whether the program's calls of this function are calls of ours.

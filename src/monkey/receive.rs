@@ -16,8 +16,6 @@ use crate::hub::{Direction, Hub};
 use crate::sys::clock;
 use crate::sys::os::Errno;
 
-/// Of these the kernel never waits.
-const NEVER_WAITS: c_int = libc::MSG_ERRQUEUE | libc::MSG_OOB;
 const FIONREAD: usize = libc::FIONREAD as usize;
 const SIOCATMARK: usize = 0x8905;
 
@@ -45,11 +43,7 @@ interposed! {
 
     /// Receives a message; parks while none has come.
     fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t {
-        let parking = match flags & NEVER_WAITS {
-            0 => hub(Part::Sockets),
-            _ => None,
-        };
-        let answer = match parking {
+        let answer = match hub(Part::Sockets) {
             // SAFETY: the caller's promise.
             None => unsafe { raw!(libc::SYS_recvmsg, fd, message, flags) },
             Some(hub) => operation_on(hub, fd, flags).and_then(|()| {
@@ -68,11 +62,7 @@ interposed! {
         flags: c_int,
         timeout: *mut timespec,
     ) -> c_int {
-        let parking = match flags & NEVER_WAITS {
-            0 => hub(Part::Sockets),
-            _ => None,
-        };
-        let answer = match parking {
+        let answer = match hub(Part::Sockets) {
             // SAFETY: the caller's promise.
             Some(hub) if count > 0 => unsafe {
                 messages_parking(hub, fd, messages, count, flags, timeout)
@@ -123,11 +113,7 @@ unsafe fn receive(
     from: *mut sockaddr,
     from_len: *mut socklen_t,
 ) -> Result<usize, Errno> {
-    let parking = match flags & NEVER_WAITS {
-        0 => hub(Part::Sockets),
-        _ => None,
-    };
-    match parking {
+    match hub(Part::Sockets) {
         // SAFETY: the caller's promise.
         None => unsafe { raw!(libc::SYS_recvfrom, fd, buffer, len, flags, from, from_len) },
         Some(hub) => operation_on(hub, fd, flags).and_then(|()| {
@@ -154,15 +140,39 @@ pub(super) unsafe fn receive_parking(
         // SAFETY: the caller's promise, of a part of the buffer.
         unsafe { raw!(libc::SYS_recvfrom, fd, at, left, flags, from, from_len) }
     };
-    if flags & libc::MSG_WAITALL == 0 {
-        return hub.until_ready(
-            fd,
-            Direction::Read,
-            || kernel::patience_of_socket(fd, flags, libc::SO_RCVTIMEO),
-            || attempt(0),
-        );
+    if flags & libc::MSG_WAITALL == 0 || is_of_its_own(fd, flags) {
+        return hub.until_ready(fd, Direction::Read, || patience(fd, flags), || attempt(0));
     }
     all_of(hub, fd, len.min(MOST), flags, attempt)
+}
+
+/// Whether what is asked for does not come in the stream: the kernel does not wait for
+/// it. Protocols that know of no such thing take no notice of the flags.
+fn is_of_its_own(fd: RawFd, flags: c_int) -> bool {
+    if flags & (libc::MSG_OOB | libc::MSG_ERRQUEUE) == 0 {
+        return false;
+    }
+    let option = |option| kernel::socket_option(fd, option).unwrap_or(-1);
+    let domain = option(libc::SO_DOMAIN);
+    let is_inet = domain == libc::AF_INET || domain == libc::AF_INET6;
+    if flags & libc::MSG_ERRQUEUE != 0
+        && (is_inet || domain == libc::AF_PACKET || domain == libc::AF_CAN)
+    {
+        return true;
+    }
+    let is_stream = option(libc::SO_TYPE) == libc::SOCK_STREAM;
+    flags & libc::MSG_OOB != 0 && is_stream && (is_inet || domain == libc::AF_UNIX)
+}
+
+/// Until when a receive may wait.
+///
+/// # Errors
+/// EAGAIN: not at all.
+fn patience(fd: RawFd, flags: c_int) -> Result<Option<u64>, Errno> {
+    match is_of_its_own(fd, flags) {
+        true => Err(libc::EAGAIN),
+        false => kernel::patience_of_socket(fd, flags, libc::SO_RCVTIMEO),
+    }
 }
 
 /// For MSG_WAITALL: calls until so much of a stream has come, or it ends, or
@@ -183,7 +193,7 @@ fn all_of(
     let answer = hub.until_ready(
         fd,
         Direction::Read,
-        || kernel::patience_of_socket(fd, flags, libc::SO_RCVTIMEO),
+        || patience(fd, flags),
         || {
             if peeks {
                 // What is peeked at stays, and is seen again with what has come since.
@@ -238,13 +248,8 @@ pub(super) unsafe fn message_parking(
 ) -> Result<usize, Errno> {
     // SAFETY: the caller's promise.
     let attempt = || unsafe { raw!(libc::SYS_recvmsg, fd, message, flags | MSG_DONTWAIT) };
-    if flags & libc::MSG_WAITALL == 0 {
-        return hub.until_ready(
-            fd,
-            Direction::Read,
-            || kernel::patience_of_socket(fd, flags, libc::SO_RCVTIMEO),
-            attempt,
-        );
+    if flags & libc::MSG_WAITALL == 0 || is_of_its_own(fd, flags) {
+        return hub.until_ready(fd, Direction::Read, || patience(fd, flags), attempt);
     }
     kernel::readable(message as usize, size_of::<msghdr>())?;
     // SAFETY: the kernel would read it from there.
@@ -300,7 +305,7 @@ unsafe fn messages_parking(
         let answer = hub.until_ready(
             fd,
             Direction::Read,
-            || kernel::patience_of_socket(fd, flags, libc::SO_RCVTIMEO),
+            || patience(fd, flags),
             // SAFETY: the caller's promise, of a part of the array.
             || unsafe {
                 raw!(

@@ -32,7 +32,7 @@ pub(super) unsafe fn total_of(message: *const msghdr) -> usize {
     // SAFETY: the caller's promise.
     unsafe {
         let message = message.read_unaligned();
-        total(message.msg_iov, message.msg_iovlen as usize)
+        total(message.msg_iov, message.msg_iovlen)
     }
 }
 
@@ -77,7 +77,7 @@ impl Slices {
         // SAFETY: the caller's promise.
         unsafe {
             let message = message.read_unaligned();
-            Slices::known(message.msg_iov, message.msg_iovlen as usize)
+            Slices::known(message.msg_iov, message.msg_iovlen)
         }
     }
 

@@ -63,9 +63,7 @@ interposed! {
     fn write(fd: c_int, buffer: *const c_void, len: size_t) -> ssize_t {
         let answer = match hub(Part::Sockets) {
             // SAFETY: the caller's promise.
-            Some(hub) if len > 0 && !is_standard(fd) => unsafe {
-                write_parking(hub, fd, buffer, len)
-            },
+            Some(hub) if !is_standard(fd) => unsafe { write_parking(hub, fd, buffer, len) },
             // SAFETY: as above.
             _ => unsafe { raw!(libc::SYS_write, fd, buffer, len) },
         };
@@ -129,8 +127,14 @@ unsafe fn read_parking(
     // SAFETY: the caller's promise; no address is asked for.
     let received =
         unsafe { receive::receive_parking(hub, fd, buffer, len, 0, null, ptr::null_mut()) };
-    if received != Err(libc::ENOTSOCK) {
-        return received;
+    match received {
+        Err(libc::ENOTSOCK) => {}
+        // Addresses of the kernel's are found out before it is looked whose they are.
+        Err(libc::EFAULT) if !kernel::is_socket(fd) => {
+            // SAFETY: as above.
+            return unsafe { raw!(libc::SYS_read, fd, buffer, len) };
+        }
+        received => return received,
     }
     let one = iovec {
         iov_base: buffer,
@@ -221,8 +225,17 @@ unsafe fn write_parking(
     operation_on(hub, fd, 0)?;
     // SAFETY: the caller's promise.
     let sent = unsafe { send::transmit_parking(hub, fd, buffer, len, 0, ptr::null(), 0) };
-    if sent != Err(libc::ENOTSOCK) {
-        return sent;
+    match sent {
+        Err(libc::ENOTSOCK) => {}
+        Err(libc::EFAULT) if !kernel::is_socket(fd) => {
+            // SAFETY: as above.
+            return unsafe { raw!(libc::SYS_write, fd, buffer, len) };
+        }
+        sent => return sent,
+    }
+    if len == 0 {
+        // SAFETY: as above.
+        return unsafe { raw!(libc::SYS_write, fd, buffer, len) };
     }
     let one = iovec {
         iov_base: buffer.cast_mut(),
@@ -274,66 +287,79 @@ unsafe fn unsocketed_write(
     if !may_wait(fd)? {
         return plain();
     }
-    // SAFETY: as above.
+    let patience = || kernel::patience(fd, None);
+    // What takes bytes takes them in parts; others are given all at once.
+    let room = match kernel::is_pipe(fd) {
+        true => ROOM_IN_PIPE,
+        false if kernel::is_terminal(fd) => ROOM,
+        false => {
+            let answer = hub.until_ready(fd, Direction::Write, patience, || {
+                // SAFETY: as above.
+                match unsafe { write_now(fd, slices, count as usize) } {
+                    Err(libc::EOPNOTSUPP) if kernel::ready_for(fd, libc::POLLOUT) == 0 => {
+                        Err(libc::EAGAIN)
+                    }
+                    Err(libc::EOPNOTSUPP) => plain(),
+                    answer => answer,
+                }
+            });
+            return match answer {
+                // It cannot be waited for: it is always ready.
+                Err(libc::EPERM) => plain(),
+                answer => answer,
+            };
+        }
+    };
+    // SAFETY: the caller's promise.
     let len = unsafe { total(slices, count as usize) };
     // SAFETY: as above.
     let known = || unsafe { Slices::known(slices, count as usize) };
     let mut rest = None;
     let mut written = 0;
-    let answer = hub.until_ready(
-        fd,
-        Direction::Write,
-        || kernel::patience(fd, None),
-        || {
-            while written < len {
-                let (at, left) = match written {
-                    0 => (slices, count as usize),
-                    _ => {
-                        let rest = rest.get_or_insert_with(known).after(written);
-                        (rest.as_ptr(), rest.len())
-                    }
-                };
-                // SAFETY: as above, of a part of it.
-                let n = match unsafe {
-                    raw!(
-                        libc::SYS_pwritev2,
-                        fd,
-                        at,
-                        left,
-                        -1i64,
-                        -1i64,
-                        libc::RWF_NOWAIT
-                    )
-                } {
-                    Err(libc::EOPNOTSUPP) => {
-                        write_some(fd, rest.get_or_insert_with(known), written)
-                    }
-                    answer => answer,
-                }?;
-                written += n;
-                if n == 0 {
-                    break;
+    let answer = hub.until_ready(fd, Direction::Write, patience, || {
+        while written < len {
+            let (at, left) = match written {
+                0 => (slices, count as usize),
+                _ => {
+                    let rest = rest.get_or_insert_with(known).after(written);
+                    (rest.as_ptr(), rest.len())
                 }
+            };
+            // SAFETY: as above, of a part of it.
+            let n = match unsafe { write_now(fd, at, left) } {
+                Err(libc::EOPNOTSUPP) => {
+                    write_some(fd, rest.get_or_insert_with(known), written, room)
+                }
+                answer => answer,
+            }?;
+            written += n;
+            if n == 0 {
+                break;
             }
-            Ok(())
-        },
-    );
+        }
+        Ok(())
+    });
     match answer {
-        Err(libc::EPERM) if written == 0 => plain(),
         Err(error) if written == 0 => Err(error),
         _ => Ok(written),
     }
 }
 
+/// Writes what there is room for, if the kernel knows how to do that.
+///
+/// # Safety
+/// As for `writev`.
+unsafe fn write_now(fd: RawFd, slices: *const iovec, count: usize) -> Result<usize, Errno> {
+    let flags = libc::RWF_NOWAIT;
+    // SAFETY: the caller's promise.
+    unsafe { raw!(libc::SYS_pwritev2, fd, slices, count, -1i64, -1i64, flags) }
+}
+
 /// Writes a part for which there is room, where the kernel knows no better way.
-fn write_some(fd: RawFd, slices: &mut Slices, written: usize) -> Result<usize, Errno> {
+fn write_some(fd: RawFd, slices: &mut Slices, written: usize, room: usize) -> Result<usize, Errno> {
     if kernel::ready_for(fd, libc::POLLOUT) == 0 {
         return Err(libc::EAGAIN);
     }
-    let room = match kernel::is_pipe(fd) {
-        true => ROOM_IN_PIPE,
-        false => ROOM,
-    };
     let part = slices.part(written, room);
     // SAFETY: the buffers are the caller's of the interposed function.
     unsafe { raw!(libc::SYS_writev, fd, part.as_ptr(), part.len()) }

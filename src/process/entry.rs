@@ -31,7 +31,7 @@ use super::wire::Wire;
 use crate::hub::{self, Patience};
 use crate::sys::helpers::IdleGuard;
 use crate::sys::program::program;
-use crate::sys::{child, fork, os, passing, signal};
+use crate::sys::{child, fork, os, passing, signal, unforked};
 
 /// The variable that makes a process a worker; its value is the parent's number.
 pub(super) const MARK: &str = "GREENLET_WORKER_OF";
@@ -136,13 +136,13 @@ fn run(parent: i32, control: OwnedFd) -> ! {
             _ => break,
         }
     }
+    // The connection ends with this process, and not with what a job forks.
+    unforked::close_in_children(control.as_fd());
     let parents_end = match child::open(parent) {
         Ok(descriptor) if child::parent() == parent => descriptor,
         // It has ended already.
         _ => child::exit_at_once(NO_WORKER),
     };
-    fork::watch();
-    fork::close_in_child(child::GIVEN);
     // This thread never does anything again that another one could wait for.
     let _idle = IdleGuard::new();
     let started = std::thread::Builder::new()

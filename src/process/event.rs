@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::luggage;
+use super::luggage::{self, Ticket, kind};
 use super::watched::Watched;
 use crate::hub::{Direction, Patience};
 use crate::sys::{clock, shared};
@@ -138,14 +138,13 @@ impl Event {
 
 impl Serialize for Event {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        luggage::put::<S::Error>(self.flag.as_fd())?.serialize(serializer)
+        luggage::put::<S::Error>(kind::FLAG, self.flag.as_fd())?.serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Event {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Event, D::Error> {
-        let place = u32::deserialize(deserializer)?;
-        let flag = luggage::take(place)?;
+        let flag = luggage::take(kind::FLAG, Ticket::deserialize(deserializer)?)?;
         Ok(Event {
             flag: Arc::new(Watched::new(flag)),
         })

@@ -207,8 +207,16 @@ fn message_of(payload: &Payload) -> String {
 
 /// A value as bytes, and the descriptors that belong to it.
 pub(super) fn encode<T: Serialize>(value: &T) -> Result<(Vec<u8>, Vec<OwnedFd>), String> {
+    encode_behind(Vec::new(), value)
+}
+
+/// As `encode`; the bytes are appended to these.
+pub(super) fn encode_behind<T: Serialize>(
+    bytes: Vec<u8>,
+    value: &T,
+) -> Result<(Vec<u8>, Vec<OwnedFd>), String> {
     let (bytes, descriptors) = luggage::pack(|| {
-        let bytes = postcard::to_stdvec(value);
+        let bytes = postcard::to_extend(value, bytes);
         bytes.map_err(|error| complaint_of(value).unwrap_or_else(|| error.to_string()))
     });
     bytes.map(|bytes| (bytes, descriptors))

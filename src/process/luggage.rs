@@ -113,21 +113,36 @@ pub(super) fn unpack<R>(luggage: Vec<OwnedFd>, f: impl FnOnce() -> R) -> (R, Opt
     }
 }
 
-/// Puts a copy of a descriptor into the bag that is being packed, and returns its place there.
+/// What is written of a descriptor: what it is, and where it lies in the bag.
+pub(crate) type Ticket = (u8, u32);
+
+/// What descriptors are: one that was sent as one thing is not to be received as another.
+pub(crate) mod kind {
+    pub(crate) const TCP_STREAM: u8 = 1;
+    pub(crate) const TCP_LISTENER: u8 = 2;
+    pub(crate) const UDP_SOCKET: u8 = 3;
+    pub(crate) const UNIX_STREAM: u8 = 4;
+    pub(crate) const UNIX_LISTENER: u8 = 5;
+    pub(crate) const UNIX_DATAGRAM: u8 = 6;
+    pub(crate) const FLAG: u8 = 7;
+    pub(crate) const MEMORY: u8 = 8;
+}
+
+/// Puts a copy of a descriptor into the bag that is being packed.
 ///
 /// # Errors
 /// Nothing is being sent to another process, or there is no descriptor left.
-pub(crate) fn put<E: ser::Error>(fd: BorrowedFd<'_>) -> Result<u32, E> {
+pub(crate) fn put<E: ser::Error>(kind: u8, fd: BorrowedFd<'_>) -> Result<Ticket, E> {
     let copy = fd.try_clone_to_owned();
     let put = with_bag(|contents| match contents {
         Contents::Packing(packed) => Some(copy.map(|copy| {
             packed.push(copy);
-            packed.len() as u32 - 1
+            (kind, packed.len() as u32 - 1)
         })),
         Contents::Unpacking(..) => None,
     });
     match put {
-        Ok(Ok(place)) => Ok(place),
+        Ok(Ok(ticket)) => Ok(ticket),
         Ok(Err(error)) => {
             let text = format!("no copy of a descriptor could be made: {error}");
             Err(E::custom(text))
@@ -138,17 +153,22 @@ pub(crate) fn put<E: ser::Error>(fd: BorrowedFd<'_>) -> Result<u32, E> {
     }
 }
 
-/// Takes the descriptor at a place out of the bag that has arrived.
+/// Takes a descriptor out of the bag that has arrived.
 ///
 /// # Errors
 /// Nothing has arrived from another process, or not this.
-pub(crate) fn take<E: de::Error>(place: u32) -> Result<OwnedFd, E> {
+pub(crate) fn take<E: de::Error>(kind: u8, ticket: Ticket) -> Result<OwnedFd, E> {
+    let (written, place) = ticket;
     let taken = with_bag(|contents| match contents {
-        Contents::Unpacking(left, _) => Some(left.get_mut(place as usize).and_then(Option::take)),
+        Contents::Unpacking(left, _) if written == kind => {
+            Some(left.get_mut(place as usize).and_then(Option::take))
+        }
+        Contents::Unpacking(..) => Some(None),
         Contents::Packing(..) => None,
     });
     match taken {
         Ok(Some(fd)) => Ok(fd),
+        Ok(None) if written != kind => Err(complain("it was sent as something else")),
         Ok(None) => Err(complain(
             "no descriptor has arrived at this place, or it was taken out before",
         )),
@@ -179,11 +199,11 @@ mod tests {
     type Error = serde::de::value::Error;
 
     fn put(fd: BorrowedFd<'_>) -> Result<u32, std::fmt::Error> {
-        super::put(fd)
+        super::put(kind::FLAG, fd).map(|(_, place)| place)
     }
 
     fn take(place: u32) -> Result<OwnedFd, Error> {
-        super::take(place)
+        super::take(kind::FLAG, (kind::FLAG, place))
     }
 
     fn a_file() -> std::fs::File {
@@ -202,6 +222,11 @@ mod tests {
         });
         let (_, complaint) = unpack(Vec::new(), || take(0).is_err());
         assert!(complaint.unwrap().contains("no descriptor has arrived"));
+        let (_, complaint) = unpack(vec![file.into()], || {
+            let other = super::take::<Error>(kind::MEMORY, (kind::FLAG, 0));
+            assert!(other.is_err() && take(0).is_ok());
+        });
+        assert!(complaint.unwrap().contains("something else"));
     }
 
     #[test]

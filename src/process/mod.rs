@@ -81,6 +81,7 @@ mod job;
 pub(crate) mod luggage;
 mod queue;
 mod reaper;
+mod storage;
 mod watched;
 mod wire;
 mod worker;

@@ -2,12 +2,9 @@
 
 use std::any::type_name;
 use std::fmt;
-use std::fs::File;
 use std::io;
 use std::iter::FusedIterator;
 use std::marker::PhantomData;
-use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,10 +12,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::error::{GetError, PutError};
-use super::watched::Watched;
-use super::{job, luggage};
-use crate::hub::{Direction, Patience};
-use crate::sys::shared::{self, Locked};
+use super::job;
+use super::luggage::{self, Ticket, kind};
+use super::storage::{LENGTH, ShutDown, Storage};
+use crate::hub::Patience;
 use crate::sys::{clock, program};
 
 /// A queue that processes share: first in, first out.
@@ -28,29 +25,11 @@ use crate::sys::{clock, program};
 /// are the same queue, and so are all those that were sent. Greenlets that wait
 /// park; a plain thread blocks. Items are serialised: what is got is a copy.
 ///
-/// # How it is made
-/// The items lie one after the other in memory that has a descriptor, behind a
-/// head that says where they begin and end, and how many there are. Who puts or
-/// gets has the lock of that memory for the time of a few system calls:
-///
-/// ```text
-///   head: [begin │ end │ count │ …]
-///            │      └───────────────────────┐       two eventfds, for those
-///            ▼                              ▼       who wait:
-///   ······· [len│item][len│item][len│item] ········   "an item"  "room"
-///   given back                              free
-///
-///   put:  lock ─▶ write the item at the end ─▶ ring "an item" ─▶ write the head ─▶ unlock
-///   get:  lock ─▶ read the item at the begin ─▶ ring "room"   ─▶ write the head ─▶ unlock
-/// ```
-///
-/// Only the writing of the head, a single system call, changes anything. The
-/// kernel takes the lock away from a process that is killed. So whoever is
-/// killed in the middle has put or got its item, or has not; no other item is
-/// lost, and nobody waits for the dead. Those who are woken by the ringing wait
-/// for the lock, and so see the new head.
-///
-/// An item whose getter is killed after it has got it is gone with it.
+/// # When a process is killed
+/// The items lie in memory that the kernel keeps, and its lock with it. Whoever is
+/// killed in the middle, by whatever signal, has put or got its item, or has not;
+/// no other item is lost, and nobody waits for the dead. An item whose getter is
+/// killed after it has got it is gone with it.
 ///
 /// # What it does not do
 /// There is no order among those who wait: all are woken, and who has the lock
@@ -80,183 +59,8 @@ use crate::sys::{clock, program};
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct Queue<T> {
-    parts: Arc<Parts>,
+    storage: Arc<Storage>,
     item: PhantomData<fn(T) -> T>,
-}
-
-struct Parts {
-    memory: File,
-    /// Rung at every put.
-    item: Watched,
-    /// Rung at every get.
-    room: Watched,
-}
-
-/// The head, in the order in which its numbers lie at the beginning of the
-/// memory. The last two never change.
-#[derive(Clone, Copy)]
-struct Head {
-    begin: u64,
-    end: u64,
-    count: u64,
-    shut_down: u64,
-    capacity: u64,
-    /// Tells the types of items apart.
-    mark: u64,
-}
-
-const HEAD: usize = 48;
-/// Where the first item lies.
-const FIRST: u64 = 4096;
-/// Memory is given back in pieces of this size.
-const PIECE: u64 = 64 << 10;
-
-impl Head {
-    fn read(memory: &File) -> io::Result<Head> {
-        let mut bytes = [0; HEAD];
-        memory.read_exact_at(&mut bytes, 0)?;
-        let mut numbers = [0; HEAD / 8];
-        for (number, bytes) in numbers.iter_mut().zip(bytes.chunks_exact(8)) {
-            *number = u64::from_ne_bytes(bytes.try_into().unwrap_or_default());
-        }
-        let [begin, end, count, shut_down, capacity, mark] = numbers;
-        Ok(Head {
-            begin,
-            end,
-            count,
-            shut_down,
-            capacity,
-            mark,
-        })
-    }
-
-    /// A single write, within a page: it is done, or it is not.
-    fn write(self, memory: &File) -> io::Result<()> {
-        let numbers = [
-            self.begin,
-            self.end,
-            self.count,
-            self.shut_down,
-            self.capacity,
-            self.mark,
-        ];
-        let bytes: Vec<u8> = numbers.iter().flat_map(|n| n.to_ne_bytes()).collect();
-        memory.write_all_at(&bytes, 0)
-    }
-}
-
-/// The queue was shut down.
-struct ShutDown;
-
-impl Parts {
-    fn new(capacity: u64, mark: u64) -> io::Result<Parts> {
-        let memory = shared::memory()?;
-        let head = Head {
-            begin: FIRST,
-            end: FIRST,
-            count: 0,
-            shut_down: 0,
-            capacity,
-            mark,
-        };
-        head.write(&memory)?;
-        Ok(Parts {
-            memory,
-            item: Watched::new(shared::flag()?),
-            room: Watched::new(shared::flag()?),
-        })
-    }
-
-    fn lock(&self) -> io::Result<Locked> {
-        Locked::open(self.memory.as_fd())
-    }
-
-    /// Puts an item, or answers `WouldBlock`.
-    fn try_put(&self, item: &[u8]) -> io::Result<Result<(), ShutDown>> {
-        let memory = self.lock()?;
-        let mut head = Head::read(&memory)?;
-        if head.shut_down != 0 {
-            return Ok(Err(ShutDown));
-        }
-        if head.count >= head.capacity {
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        let len = item.len() as u64;
-        memory.write_all_at(&len.to_ne_bytes(), head.end)?;
-        memory.write_all_at(item, head.end + 8)?;
-        shared::set(self.item.as_fd());
-        head.end += 8 + len;
-        head.count += 1;
-        head.write(&memory).map(Ok)
-    }
-
-    /// Gets an item, or answers `WouldBlock`.
-    fn try_get(&self) -> io::Result<Result<Vec<u8>, ShutDown>> {
-        let memory = self.lock()?;
-        let mut head = Head::read(&memory)?;
-        if head.count == 0 {
-            return match head.shut_down {
-                0 => Err(io::ErrorKind::WouldBlock.into()),
-                _ => Ok(Err(ShutDown)),
-            };
-        }
-        let mut len = [0; 8];
-        memory.read_exact_at(&mut len, head.begin)?;
-        let len = u64::from_ne_bytes(len);
-        let mut item = Vec::new();
-        item.try_reserve_exact(len as usize)
-            .map_err(|_| io::ErrorKind::OutOfMemory)?;
-        item.resize(len as usize, 0);
-        memory.read_exact_at(&mut item, head.begin + 8)?;
-        shared::set(self.room.as_fd());
-        let begin = head.begin;
-        head.begin += 8 + len;
-        head.count -= 1;
-        let end = head.end;
-        if head.count == 0 {
-            // An empty queue begins anew, where memory is in use already.
-            (head.begin, head.end) = (FIRST, FIRST);
-        }
-        head.write(&memory)?;
-        // Whoever is killed here leaves memory in use that the next one gives back.
-        if head.count == 0 && end > PIECE {
-            memory.set_len(PIECE)?;
-        } else if head.begin / PIECE > begin / PIECE {
-            shared::give_back(&memory, PIECE, head.begin / PIECE * PIECE - PIECE);
-        }
-        Ok(Ok(item))
-    }
-
-    fn shut_down(&self) -> io::Result<()> {
-        let memory = self.lock()?;
-        let mut head = Head::read(&memory)?;
-        head.shut_down = 1;
-        shared::set(self.item.as_fd());
-        shared::set(self.room.as_fd());
-        head.write(&memory)
-    }
-
-    /// What the head says at this moment. Reading what is in memory does not fail.
-    fn look(&self) -> Option<Head> {
-        Head::read(&self.memory).ok()
-    }
-
-    fn wait<R>(
-        &self,
-        bell: &Watched,
-        patience: Patience,
-        operation: impl Fn() -> io::Result<R>,
-    ) -> io::Result<R> {
-        match bell.run(Direction::Read, patience, |_| operation()) {
-            // It may have become possible in the turn that the others had.
-            Err(error)
-                if error.kind() == io::ErrorKind::WouldBlock && patience != Patience::None =>
-            {
-                operation()
-            }
-            other => other,
-        }
-    }
 }
 
 impl<T> Queue<T> {
@@ -285,7 +89,7 @@ impl<T> Queue<T> {
 
     fn with_capacity(capacity: u64) -> io::Result<Queue<T>> {
         Ok(Queue {
-            parts: Arc::new(Parts::new(capacity, mark::<T>())?),
+            storage: Arc::new(Storage::new(capacity, mark::<T>())?),
             item: PhantomData,
         })
     }
@@ -294,7 +98,7 @@ impl<T> Queue<T> {
     #[doc(alias = "qsize")]
     #[must_use]
     pub fn len(&self) -> usize {
-        self.parts.look().map_or(0, |head| head.count as usize)
+        self.storage.look().map_or(0, |head| head.count as usize)
     }
 
     /// Whether it holds none.
@@ -308,7 +112,7 @@ impl<T> Queue<T> {
     #[doc(alias = "full")]
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.parts
+        self.storage
             .look()
             .is_some_and(|head| head.count >= head.capacity)
     }
@@ -316,7 +120,7 @@ impl<T> Queue<T> {
     /// How many items it holds at most; none if there is no bound.
     #[must_use]
     pub fn capacity(&self) -> Option<usize> {
-        let head = self.parts.look()?;
+        let head = self.storage.look()?;
         (head.capacity != u64::MAX).then_some(head.capacity as usize)
     }
 
@@ -327,13 +131,13 @@ impl<T> Queue<T> {
     /// No descriptor is left to lock the queue with.
     #[doc(alias = "close")]
     pub fn shutdown(&self) -> io::Result<()> {
-        self.parts.shut_down()
+        self.storage.shut_down()
     }
 
     /// Whether [`shutdown`](Queue::shutdown) was called.
     #[must_use]
     pub fn is_shut_down(&self) -> bool {
-        self.parts.look().is_some_and(|head| head.shut_down != 0)
+        self.storage.look().is_some_and(|head| head.shut_down != 0)
     }
 }
 
@@ -376,7 +180,7 @@ impl<T: Serialize> Queue<T> {
     }
 
     fn put_while(&self, item: T, patience: Patience) -> Result<(), PutError<T>> {
-        let (bytes, descriptors) = match job::encode(&item) {
+        let (bytes, descriptors) = match job::encode_behind(vec![0; LENGTH], &item) {
             Ok(encoded) => encoded,
             Err(reason) => return Err(PutError::Item { item, reason }),
         };
@@ -386,8 +190,7 @@ impl<T: Serialize> Queue<T> {
             );
             return Err(PutError::Item { item, reason });
         }
-        let parts = &self.parts;
-        match parts.wait(&parts.room, patience, || parts.try_put(&bytes)) {
+        match self.storage.put(bytes, patience) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(ShutDown)) => Err(PutError::ShutDown(item)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(PutError::Full(item)),
@@ -435,8 +238,7 @@ impl<T: DeserializeOwned> Queue<T> {
     }
 
     fn get_while(&self, patience: Patience) -> Result<T, GetError> {
-        let parts = &self.parts;
-        match parts.wait(&parts.item, patience, || parts.try_get()) {
+        match self.storage.get(patience) {
             Ok(Ok(bytes)) => job::decode(&bytes, Vec::new()).map_err(|reason| GetError::Decode {
                 of: type_name::<T>(),
                 reason,
@@ -486,7 +288,7 @@ impl<'a, T: DeserializeOwned> IntoIterator for &'a Queue<T> {
 impl<T> Clone for Queue<T> {
     fn clone(&self) -> Queue<T> {
         Queue {
-            parts: Arc::clone(&self.parts),
+            storage: Arc::clone(&self.storage),
             item: PhantomData,
         }
     }
@@ -496,37 +298,40 @@ fn mark<T>() -> u64 {
     program::hash(type_name::<T>().as_bytes())
 }
 
-/// The places of the three descriptors.
-type Places = (u32, u32, u32);
+/// Of the three descriptors.
+type Tickets = (Ticket, Ticket, Ticket);
 
 impl<T> Serialize for Queue<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let [memory, item, room] = self.storage.descriptors();
         let put = luggage::put::<S::Error>;
-        let parts = &self.parts;
-        let places: Places = (
-            put(parts.memory.as_fd())?,
-            put(parts.item.as_fd())?,
-            put(parts.room.as_fd())?,
+        let tickets: Tickets = (
+            put(kind::MEMORY, memory)?,
+            put(kind::FLAG, item)?,
+            put(kind::FLAG, room)?,
         );
-        places.serialize(serializer)
+        tickets.serialize(serializer)
     }
 }
 
 impl<'de, T> Deserialize<'de> for Queue<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Queue<T>, D::Error> {
-        let (memory, item, room) = Places::deserialize(deserializer)?;
+        let (memory, item, room) = Tickets::deserialize(deserializer)?;
         let take = luggage::take::<D::Error>;
-        let parts = Parts {
-            memory: File::from(take(memory)?),
-            item: Watched::new(take(item)?),
-            room: Watched::new(take(room)?),
-        };
-        match Head::read(&parts.memory) {
-            Ok(head) if head.mark == mark::<T>() => Ok(Queue {
-                parts: Arc::new(parts),
+        let descriptors = [
+            take(kind::MEMORY, memory)?,
+            take(kind::FLAG, item)?,
+            take(kind::FLAG, room)?,
+        ];
+        match Storage::open(descriptors, mark::<T>()) {
+            Ok(storage) => Ok(Queue {
+                storage: Arc::new(storage),
                 item: PhantomData,
             }),
-            _ => Err(luggage::complain("it is no queue of items of this type")),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                Err(luggage::complain("it is no queue of items of this type"))
+            }
+            Err(error) => Err(luggage::complain(&error.to_string())),
         }
     }
 }

@@ -50,9 +50,10 @@ impl Process {
         let mark = entry::mark();
         let pid = child::start_anew(theirs.as_fd(), entry::MARK, &mark)?;
         drop(theirs);
+        let descriptor = child::open(pid).inspect_err(|_| child::abandon(pid))?;
         let process = Process {
             pid: pid as u32,
-            descriptor: Watched::new(child::open(pid)?),
+            descriptor: Watched::new(descriptor),
             ended: Mutex::new(None),
             generation: fork::generation(),
         };

@@ -180,6 +180,15 @@ pub(crate) fn open(process: pid_t) -> io::Result<OwnedFd> {
     }
 }
 
+/// Ends a child of which nobody has a descriptor.
+pub(crate) fn abandon(child: pid_t) {
+    // SAFETY: the child has not been waited for, so the number is its own; no status is asked for.
+    unsafe {
+        libc::kill(child, libc::SIGKILL);
+        while libc::waitpid(child, ptr::null_mut(), 0) == -1 && os::last_errno() == libc::EINTR {}
+    }
+}
+
 /// How a child has ended; none if it has not. This takes the child out of the kernel's table: it is no zombie
 /// after that, and nobody can ask again.
 ///

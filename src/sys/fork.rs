@@ -33,22 +33,10 @@ pub(crate) fn watch() {
     });
 }
 
-/// Has this descriptor closed in the child of every fork: what waits for its end must not wait for the child's.
-#[cfg(feature = "process")]
-pub(crate) fn close_in_child(fd: std::os::fd::RawFd) {
-    TO_CLOSE.store(fd, Ordering::Release);
-}
-
-#[cfg(feature = "process")]
-static TO_CLOSE: std::sync::atomic::AtomicI32 = std::sync::atomic::AtomicI32::new(-1);
-
 extern "C" fn in_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
     #[cfg(feature = "process")]
-    if let Ok(fd) = usize::try_from(TO_CLOSE.swap(-1, Ordering::AcqRel)) {
-        // SAFETY: its owner does not use it in a child, and would close it in vain.
-        let _ = unsafe { super::os::syscall(libc::SYS_close, [fd, 0, 0, 0]) };
-    }
+    super::unforked::after_fork();
     helpers::after_fork();
     signal::after_fork();
     let callback = CALLBACK.load(Ordering::Acquire);

@@ -9,16 +9,24 @@
 use std::cell::Cell;
 use std::marker::PhantomData;
 
+use super::handler;
+
 thread_local! {
-    /// How many guards there are. `const` and without a destructor, so that it
-    /// can be asked at any moment of a thread's life, in signal handlers too.
+    /// How many guards there are, and in the upper half how many signal handlers.
+    /// `const` and without a destructor, so that it can be asked at any moment of
+    /// a thread's life, in signal handlers too.
     static DEPTH: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Whether calls pass through.
+/// One signal handler, in the upper half.
+const HANDLER: u32 = 1 << 16;
+
+/// Whether calls pass through. `greenlet` tells which greenlet asks, as it was
+/// told to [`handler::run`]; it is called only where that matters.
 #[inline(always)]
-pub(crate) fn is_set() -> bool {
-    DEPTH.get() != 0
+pub(crate) fn is_set(greenlet: impl FnOnce() -> usize) -> bool {
+    let depth = DEPTH.get();
+    depth != 0 && (depth % HANDLER != 0 || handler::is_running(greenlet()))
 }
 
 /// Has calls pass through until it is dropped. A greenlet that holds one must
@@ -39,6 +47,16 @@ impl Drop for PassThrough {
     fn drop(&mut self) {
         DEPTH.set(DEPTH.get().wrapping_sub(1));
     }
+}
+
+/// How many signal handlers are running on this thread, or were left by a jump.
+pub(super) fn handlers() -> usize {
+    (DEPTH.get() / HANDLER) as usize
+}
+
+/// Sets that number, and leaves the guards as they are.
+pub(super) fn set_handlers(handlers: usize) {
+    DEPTH.set(DEPTH.get() % HANDLER + handlers as u32 * HANDLER);
 }
 
 thread_local! {

@@ -156,7 +156,7 @@ pub(crate) fn receive(
         let mut head = libc::CMSG_FIRSTHDR(&message);
         while let Some(here) = head.as_ref() {
             if here.cmsg_level == libc::SOL_SOCKET && here.cmsg_type == libc::SCM_RIGHTS {
-                let len = (here.cmsg_len as usize).saturating_sub(libc::CMSG_LEN(0) as usize);
+                let len = here.cmsg_len.saturating_sub(libc::CMSG_LEN(0) as usize);
                 let data = libc::CMSG_DATA(head).cast::<RawFd>();
                 for at in 0..len / size_of::<RawFd>() {
                     // They are new, and ours.

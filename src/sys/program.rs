@@ -292,4 +292,41 @@ mod tests {
         let (at, count) = program().before_main;
         assert!(program().contains(at) && count > 0);
     }
+
+    #[test]
+    fn of_what_runs_before_main_the_rest_is_called_in_its_order() {
+        use std::cell::RefCell;
+        thread_local! {
+            static CALLED: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+        }
+        extern "C" fn function<const N: usize>(
+            argc: c_int,
+            _: *const *const c_char,
+            _: *const *const c_char,
+        ) {
+            CALLED.with_borrow_mut(|called| called.push(N * 10 + argc as usize));
+        }
+        let address = |f: extern "C" fn(c_int, *const *const c_char, *const *const c_char)| {
+            f as *const () as usize
+        };
+        let functions = [
+            address(function::<1>),
+            address(function::<2>),
+            0,
+            address(function::<3>),
+            usize::MAX,
+            address(function::<4>),
+        ];
+        let program = Program {
+            before_main: (functions.as_ptr() as usize, functions.len()),
+            ..Program::unknown()
+        };
+        let null = std::ptr::null();
+        // SAFETY: these are such functions, and may be called at any time.
+        unsafe { program.finish_before_main(functions[1], 7, null, null) };
+        assert_eq!(CALLED.take(), [37, 47]);
+        // SAFETY: as above.
+        unsafe { Program::unknown().finish_before_main(functions[1], 7, null, null) };
+        assert_eq!(CALLED.take(), []);
+    }
 }

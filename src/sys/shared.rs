@@ -4,9 +4,11 @@
 use std::fs::File;
 use std::io;
 use std::ops::Deref;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::os;
+use super::unforked::Unforked;
+use super::{fork, os};
 
 /// A file without a name, in memory. It is as long as what is written to it.
 pub(crate) fn memory() -> io::Result<File> {
@@ -19,32 +21,91 @@ pub(crate) fn memory() -> io::Result<File> {
     Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
 }
 
-/// A file that is open for this user alone: nobody else has it locked.
+/// A file that processes lock while they change it.
 ///
-/// It is opened anew each time, since a lock belongs to an open file: two threads, or a process and the child that
-/// it has forked, that used one descriptor would not keep each other out. Dropping it closes it, and so does the
-/// end of the process, in whatever way that comes: then it is unlocked.
-pub(crate) struct Locked(File);
+/// A lock belongs to an open file, and is gone when the last descriptor of that is closed: at the latest by the end
+/// of the process, in whatever way that comes. So each process opens the file for itself, and does not let the
+/// children that it forks have that descriptor. Its threads keep each other out by a lock of their own. In the
+/// child of a fork that one may never come free; there the file is opened anew each time.
+pub(crate) struct Lockable {
+    file: File,
+    own: Mutex<Unforked>,
+    generation: u32,
+}
 
-impl Locked {
+impl Lockable {
+    pub(crate) fn new(file: File) -> io::Result<Lockable> {
+        let own = Mutex::new(Unforked::new(open_again(&file)?.into()));
+        Ok(Lockable {
+            file,
+            own,
+            generation: fork::generation(),
+        })
+    }
+
     /// Waits for the lock, and blocks the thread: it is held for no longer than a few system calls take.
-    pub(crate) fn open(file: BorrowedFd<'_>) -> io::Result<Locked> {
-        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let opened = File::options().read(true).write(true).open(path)?;
-        flock(&opened, libc::LOCK_EX).map_err(io::Error::from_raw_os_error)?;
-        Ok(Locked(opened))
+    pub(crate) fn lock(&self) -> io::Result<Locked<'_>> {
+        let opened = match self.generation == fork::generation() {
+            true => {
+                let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+                let fd = own.get().ok_or(io::ErrorKind::NotFound)?;
+                flock(fd, libc::LOCK_EX).map_err(io::Error::from_raw_os_error)?;
+                Opened::Before(own)
+            }
+            false => {
+                let opened = open_again(&self.file)?;
+                flock(opened.as_fd(), libc::LOCK_EX).map_err(io::Error::from_raw_os_error)?;
+                Opened::Now(opened)
+            }
+        };
+        Ok(Locked {
+            file: &self.file,
+            opened,
+        })
+    }
+
+    /// The file, for those who only read.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
     }
 }
 
-impl Deref for Locked {
+/// A [`Lockable`], locked until this is dropped.
+pub(crate) struct Locked<'a> {
+    file: &'a File,
+    opened: Opened<'a>,
+}
+
+enum Opened<'a> {
+    Before(MutexGuard<'a, Unforked>),
+    Now(#[allow(dead_code, reason = "closing it unlocks it")] File),
+}
+
+impl Deref for Locked<'_> {
     type Target = File;
 
     fn deref(&self) -> &File {
-        &self.0
+        self.file
     }
 }
 
-fn flock(file: &File, what: libc::c_int) -> Result<(), os::Errno> {
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        if let Opened::Before(own) = &self.opened {
+            if let Some(fd) = own.get() {
+                // Unlocking what is locked does not fail.
+                let _ = flock(fd, libc::LOCK_UN);
+            }
+        }
+    }
+}
+
+fn open_again(file: &File) -> io::Result<File> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    File::options().read(true).write(true).open(path)
+}
+
+fn flock(file: BorrowedFd<'_>, what: libc::c_int) -> Result<(), os::Errno> {
     loop {
         let arguments = [file.as_raw_fd() as usize, what as usize, 0, 0];
         // SAFETY: the call takes no memory.
@@ -109,7 +170,6 @@ pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsFd;
     use std::os::unix::fs::FileExt;
 
     #[test]
@@ -127,16 +187,20 @@ mod tests {
 
     #[test]
     fn a_locked_file_is_locked_for_all_others_until_it_is_dropped() {
-        let file = memory().unwrap();
-        let locked = Locked::open(file.as_fd()).unwrap();
+        let file = Lockable::new(memory().unwrap()).unwrap();
+        let other = Lockable::new(file.file().try_clone().unwrap()).unwrap();
+        let locked = file.lock().unwrap();
         locked.write_all_at(b"x", 0).unwrap();
         let mut byte = [0];
-        file.read_exact_at(&mut byte, 0).unwrap();
+        other.file().read_exact_at(&mut byte, 0).unwrap();
         assert_eq!(&byte, b"x");
-        let busy = flock(&file, libc::LOCK_EX | libc::LOCK_NB);
-        assert_eq!(busy, Err(libc::EWOULDBLOCK));
+        let busy = || {
+            let own = other.own.lock().unwrap();
+            flock(own.get().unwrap(), libc::LOCK_EX | libc::LOCK_NB)
+        };
+        assert_eq!(busy(), Err(libc::EWOULDBLOCK));
         drop(locked);
-        assert!(Locked::open(file.as_fd()).is_ok());
+        assert_eq!(busy(), Ok(()));
     }
 
     #[test]

@@ -57,6 +57,11 @@ impl SignalMask {
         }
     }
 
+    /// As `sigaction` wants it.
+    pub(crate) fn set(self) -> libc::sigset_t {
+        self.0
+    }
+
     /// Makes this the calling thread's mask and returns the one before.
     pub(crate) fn swap(self) -> SignalMask {
         let mut before = MaybeUninit::uninit();

@@ -209,6 +209,8 @@ impl<'scope> Scope<'scope, '_> {
         // left of the closure is never looked at again.
         let body: Box<dyn FnOnce() + 'static> = unsafe { std::mem::transmute(body) };
         let handle = Hub::get().spawn(options, body)?;
+        // It is never given up, whatever patched calls it makes: its end is awaited.
+        handle.task().scoped.set(true);
         family.add(number, handle.task().clone());
         Ok(ScopedJoinHandle {
             greenlet: JoinHandle::new(handle),

@@ -140,10 +140,8 @@ pub fn set_nonblocking(fd: &impl AsRawFd, on: bool) {
         false => flags & !libc::O_NONBLOCK,
     };
     // SAFETY: the call takes no memory.
-    assert_eq!(
-        unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags) },
-        0
-    );
+    let answer = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags) };
+    assert_eq!(answer, 0);
 }
 
 pub fn recv(fd: &impl AsRawFd, buffer: &mut [u8], flags: i32) -> Result<usize, i32> {
@@ -184,10 +182,8 @@ pub fn set_timeout(fd: &impl AsRawFd, option: i32, time: std::time::Duration) {
     let len = size_of::<libc::timeval>() as u32;
     let (fd, at) = (fd.as_raw_fd(), (&raw const time).cast());
     // SAFETY: the option is a timeval.
-    assert_eq!(
-        unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, option, at, len) },
-        0
-    );
+    let answer = unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, option, at, len) };
+    assert_eq!(answer, 0);
 }
 
 /// How many descriptors this process has open.
