@@ -11,133 +11,135 @@
 //! greenlet's; in the child of a fork as well. Elsewhere than in an isolated greenlet
 //! all of these are libc's functions, whatever is patched.
 
-use std::ffi::{CStr, c_char, c_int, c_void};
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::ffi::{c_char, c_int, c_void};
 
 use libc::{gid_t, pid_t, pthread_mutexattr_t, uid_t};
 
 use super::entry::interposed;
+use super::real::Real;
 use crate::hub::{self, Hub};
 use crate::sys::os::{self, Errno};
 use crate::sys::pass::PassThrough;
+
+unsafe extern "C" {
+    /// `fork`, by a name that nobody takes the place of.
+    fn __fork() -> pid_t;
+}
+
+/// Calls libc's function of this name and type.
+///
+/// # Safety
+/// The caller's promise is that of the function.
+macro_rules! real {
+    ($name:literal, fn($($type:ty),*), $($argument:expr),* $(,)?) => {{
+        type Function = unsafe extern "C" fn($($type),*) -> c_int;
+        // SAFETY: it has this type.
+        static REAL: Real<Function> = unsafe { Real::new($name) };
+        match REAL.get() {
+            Some(function) => function($($argument),*),
+            // This libc does not have it.
+            None => {
+                os::set_errno(libc::ENOSYS);
+                -1
+            }
+        }
+    }};
+}
 
 interposed! {
     Process;
 
     /// In an isolated greenlet, the child's thread is made of the OS thread.
     fn fork() -> pid_t {
-        unsafe extern "C" {
-            /// The same function, by a name that nobody takes the place of.
-            fn __fork() -> pid_t;
-        }
         // SAFETY: the caller's promise.
         on_thread(|| unsafe { __fork() })
     }
 
-    /// As `fork`.
+    /// As `fork`; before glibc 2.34 it is `fork`.
     fn _Fork() -> pid_t {
-        static NEXT: Next = Next::new(c"_Fork");
-        // SAFETY: libc's function, of this type.
-        on_thread(|| unsafe { NEXT.call(|real: unsafe extern "C" fn() -> pid_t| real()) })
+        // SAFETY: it has this type.
+        static REAL: Real<unsafe extern "C" fn() -> pid_t> = unsafe { Real::new(c"_Fork") };
+        // SAFETY: the caller's promise.
+        on_thread(|| unsafe { REAL.get().map_or_else(|| __fork(), |real| real()) })
     }
 
     /// In an isolated greenlet, done by the OS thread, for all of the process.
     fn setuid(user: uid_t) -> c_int {
-        static NEXT: Next = Next::new(c"setuid");
-        // SAFETY: libc's function, of this type, as for all of these.
-        on_thread(|| unsafe { NEXT.call(|real: unsafe extern "C" fn(uid_t) -> c_int| real(user)) })
+        // SAFETY: the caller's promise.
+        on_thread(|| unsafe { real!(c"setuid", fn(uid_t), user) })
     }
 
     /// As `setuid`.
     fn setgid(group: gid_t) -> c_int {
-        static NEXT: Next = Next::new(c"setgid");
-        // SAFETY: as above.
-        on_thread(|| unsafe { NEXT.call(|real: unsafe extern "C" fn(gid_t) -> c_int| real(group)) })
+        // SAFETY: the caller's promise.
+        on_thread(|| unsafe { real!(c"setgid", fn(gid_t), group) })
     }
 
     /// As `setuid`.
     fn seteuid(user: uid_t) -> c_int {
-        static NEXT: Next = Next::new(c"seteuid");
-        // SAFETY: as above.
-        on_thread(|| unsafe { NEXT.call(|real: unsafe extern "C" fn(uid_t) -> c_int| real(user)) })
+        // SAFETY: the caller's promise.
+        on_thread(|| unsafe { real!(c"seteuid", fn(uid_t), user) })
     }
 
     /// As `setuid`.
     fn setegid(group: gid_t) -> c_int {
-        static NEXT: Next = Next::new(c"setegid");
-        // SAFETY: as above.
-        on_thread(|| unsafe { NEXT.call(|real: unsafe extern "C" fn(gid_t) -> c_int| real(group)) })
+        // SAFETY: the caller's promise.
+        on_thread(|| unsafe { real!(c"setegid", fn(gid_t), group) })
     }
 
     /// As `setuid`.
     fn setreuid(real: uid_t, effective: uid_t) -> c_int {
-        static NEXT: Next = Next::new(c"setreuid");
-        // SAFETY: as above.
-        on_thread(|| unsafe {
-            NEXT.call(|f: unsafe extern "C" fn(uid_t, uid_t) -> c_int| f(real, effective))
-        })
+        // SAFETY: the caller's promise.
+        on_thread(|| unsafe { real!(c"setreuid", fn(uid_t, uid_t), real, effective) })
     }
 
     /// As `setuid`.
     fn setregid(real: gid_t, effective: gid_t) -> c_int {
-        static NEXT: Next = Next::new(c"setregid");
-        // SAFETY: as above.
-        on_thread(|| unsafe {
-            NEXT.call(|f: unsafe extern "C" fn(gid_t, gid_t) -> c_int| f(real, effective))
-        })
+        // SAFETY: the caller's promise.
+        on_thread(|| unsafe { real!(c"setregid", fn(gid_t, gid_t), real, effective) })
     }
 
     /// As `setuid`.
     fn setresuid(real: uid_t, effective: uid_t, saved: uid_t) -> c_int {
-        static NEXT: Next = Next::new(c"setresuid");
-        type Function = unsafe extern "C" fn(uid_t, uid_t, uid_t) -> c_int;
-        // SAFETY: as above.
-        on_thread(|| unsafe { NEXT.call(|f: Function| f(real, effective, saved)) })
+        // SAFETY: the caller's promise.
+        on_thread(|| unsafe { real!(c"setresuid", fn(uid_t, uid_t, uid_t), real, effective, saved) })
     }
 
     /// As `setuid`.
     fn setresgid(real: gid_t, effective: gid_t, saved: gid_t) -> c_int {
-        static NEXT: Next = Next::new(c"setresgid");
-        type Function = unsafe extern "C" fn(gid_t, gid_t, gid_t) -> c_int;
-        // SAFETY: as above.
-        on_thread(|| unsafe { NEXT.call(|f: Function| f(real, effective, saved)) })
+        // SAFETY: the caller's promise.
+        on_thread(|| unsafe { real!(c"setresgid", fn(gid_t, gid_t, gid_t), real, effective, saved) })
     }
 
     /// As `setuid`.
     fn setgroups(count: usize, groups: *const gid_t) -> c_int {
-        static NEXT: Next = Next::new(c"setgroups");
-        type Function = unsafe extern "C" fn(usize, *const gid_t) -> c_int;
-        // SAFETY: as above.
-        on_thread(|| unsafe { NEXT.call(|f: Function| f(count, groups)) })
+        // SAFETY: the caller's promise.
+        on_thread(|| unsafe { real!(c"setgroups", fn(usize, *const gid_t), count, groups) })
     }
 
     /// As `setuid`.
     fn initgroups(user: *const c_char, group: gid_t) -> c_int {
-        static NEXT: Next = Next::new(c"initgroups");
-        type Function = unsafe extern "C" fn(*const c_char, gid_t) -> c_int;
-        // SAFETY: as above.
-        on_thread(|| unsafe { NEXT.call(|f: Function| f(user, group)) })
+        // SAFETY: the caller's promise.
+        on_thread(|| unsafe { real!(c"initgroups", fn(*const c_char, gid_t), user, group) })
     }
 
     /// A robust mutex is refused in an isolated greenlet, with ENOTSUP.
     fn pthread_mutexattr_setrobust(attributes: *mut pthread_mutexattr_t, robust: c_int) -> c_int {
         const PTHREAD_MUTEX_ROBUST: c_int = 1;
-        static NEXT: Next = Next::new(c"pthread_mutexattr_setrobust");
         if robust == PTHREAD_MUTEX_ROBUST && Hub::is_isolated() {
             return libc::ENOTSUP;
         }
-        // SAFETY: as above.
-        unsafe { NEXT.call(|f: Attribute| f(attributes, robust)) }
+        // SAFETY: the caller's promise.
+        unsafe { real!(c"pthread_mutexattr_setrobust", fn(*mut pthread_mutexattr_t, c_int), attributes, robust) }
     }
 
     /// Priority inheritance is refused in an isolated greenlet, with ENOTSUP.
     fn pthread_mutexattr_setprotocol(attributes: *mut pthread_mutexattr_t, protocol: c_int) -> c_int {
-        static NEXT: Next = Next::new(c"pthread_mutexattr_setprotocol");
         if protocol != libc::PTHREAD_PRIO_NONE && Hub::is_isolated() {
             return libc::ENOTSUP;
         }
-        // SAFETY: as above.
-        unsafe { NEXT.call(|f: Attribute| f(attributes, protocol)) }
+        // SAFETY: the caller's promise.
+        unsafe { real!(c"pthread_mutexattr_setprotocol", fn(*mut pthread_mutexattr_t, c_int), attributes, protocol) }
     }
 }
 
@@ -149,14 +151,16 @@ interposed! {
 /// As for libc's function of this name.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn exit(code: c_int) -> ! {
-    static NEXT: Next = Next::new(c"exit");
+    // SAFETY: it has this type.
+    static REAL: Real<unsafe extern "C" fn(c_int) -> !> = unsafe { Real::new(c"exit") };
     if Hub::is_isolated() {
         hub::close_isolated();
     }
-    // SAFETY: libc's function, of this type.
-    unsafe { NEXT.call(|real: unsafe extern "C" fn(c_int) -> c_int| real(code)) };
-    // It does not return.
-    os::abort()
+    match REAL.get() {
+        // SAFETY: the caller's promise.
+        Some(exit) => unsafe { exit(code) },
+        None => os::abort(),
+    }
 }
 
 /// Ends the process with a message in an isolated greenlet, whose frames glibc does not
@@ -170,19 +174,21 @@ pub(crate) unsafe extern "C" fn exit(code: c_int) -> ! {
 #[cfg(panic = "unwind")]
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C-unwind" fn pthread_exit(value: *mut c_void) -> ! {
-    static NEXT: Next = Next::new(c"pthread_exit");
+    // SAFETY: it has this type.
+    static REAL: Real<unsafe extern "C-unwind" fn(*mut c_void) -> !> =
+        unsafe { Real::new(c"pthread_exit") };
     if Hub::is_isolated() {
         os::write_stderr(
             b"greenlet: fatal: pthread_exit in an isolated greenlet: it ends by returning\n",
         );
         os::abort();
     }
-    // SAFETY: libc's function, of this type.
-    unsafe { NEXT.call(|real: unsafe extern "C-unwind" fn(*mut c_void) -> c_int| real(value)) };
-    os::abort()
+    match REAL.get() {
+        // SAFETY: the caller's promise.
+        Some(pthread_exit) => unsafe { pthread_exit(value) },
+        None => os::abort(),
+    }
 }
-
-type Attribute = unsafe extern "C" fn(*mut pthread_mutexattr_t, c_int) -> c_int;
 
 /// Runs it on the OS thread's own thread-locals; the errno is the caller's.
 fn on_thread<F: FnOnce() -> c_int>(f: F) -> c_int {
@@ -219,41 +225,5 @@ fn on_thread<F: FnOnce() -> c_int>(f: F) -> c_int {
             }
             job.answer
         }
-    }
-}
-
-/// libc's function of a name that is ours, looked up once.
-struct Next {
-    name: &'static CStr,
-    address: AtomicPtr<c_void>,
-}
-
-impl Next {
-    const fn new(name: &'static CStr) -> Next {
-        Next {
-            name,
-            address: AtomicPtr::new(std::ptr::null_mut()),
-        }
-    }
-
-    /// Has `call` call it. Without it, which cannot be but for functions that this
-    /// libc does not have, the answer is -1 and ENOSYS.
-    ///
-    /// # Safety
-    /// The function has this type.
-    unsafe fn call<F: Copy>(&self, call: impl FnOnce(F) -> c_int) -> c_int {
-        const { assert!(size_of::<F>() == size_of::<*mut c_void>()) };
-        let mut address = self.address.load(Ordering::Relaxed);
-        if address.is_null() {
-            // SAFETY: the name is a string with its end.
-            address = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
-            self.address.store(address, Ordering::Relaxed);
-        }
-        if address.is_null() {
-            os::set_errno(libc::ENOSYS);
-            return -1;
-        }
-        // SAFETY: the caller's promise, and the sizes are equal.
-        call(unsafe { std::mem::transmute_copy::<*mut c_void, F>(&address) })
     }
 }
