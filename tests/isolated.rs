@@ -260,6 +260,33 @@ fn a_kill_unwinds_it_and_runs_its_destructors() {
 }
 
 #[test]
+fn a_kill_that_comes_while_its_destructors_run_changes_nothing() {
+    let _watchdog = watchdog();
+    struct Slow(Shared);
+    impl Drop for Slow {
+        fn drop(&mut self) {
+            log(&self.0, "begins");
+            sleep(5 * MS);
+            log(&self.0, "ends");
+        }
+    }
+    thread_local!(static SLOW: RefCell<Option<Slow>> = const { RefCell::new(None) });
+    let shared = Shared::default();
+    let handle = spawn_isolated({
+        let shared = shared.clone();
+        move || {
+            SLOW.replace(Some(Slow(shared)));
+            "returned"
+        }
+    });
+    yield_now();
+    assert_eq!(*shared.lock().unwrap(), ["begins"]);
+    handle.kill();
+    assert_eq!(handle.join().unwrap(), "returned");
+    assert_eq!(*shared.lock().unwrap(), ["begins", "ends"]);
+}
+
+#[test]
 fn killed_before_its_first_turn_it_never_runs() {
     let _watchdog = watchdog();
     let shared = Shared::default();

@@ -33,7 +33,7 @@ use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::task::TaskPtr;
+use super::task::{self, TaskPtr};
 use super::wait::WaitQueue;
 use super::{HUB, Hub, cell, end, unwind};
 use crate::coroutine::tls::{self, Base, TlsBlock};
@@ -296,6 +296,10 @@ pub(super) fn leave(task: TaskPtr) {
 
 #[cold]
 fn end_domain(hub: &Hub, domain: DomainPtr, owner: TaskPtr) {
+    // It ends by itself. A kill that was thrown into the destructor of a thread-local
+    // would end the process.
+    owner.clear_interrupt(task::PENDING);
+    owner.interrupt(task::KILLED);
     // They are looked for among all of the hub's.
     if domain.members.get() > 1 {
         let is_member = |task: TaskPtr| task.domain == Some(domain) && task != owner;
@@ -333,10 +337,10 @@ where
 {
     let handle = cell::create(hub, spec, body);
     let task = handle.task().ptr();
-    task.interrupt(super::task::KILL);
+    task.interrupt(task::KILL);
     // SAFETY: it runs once, and does not get as far as to need a stack.
     unsafe { (task.vtable.run)(task) };
     // The hub's reference; the handle has another.
-    super::task::release(task);
+    task::release(task);
     handle
 }

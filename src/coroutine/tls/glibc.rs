@@ -300,6 +300,14 @@ struct Thread {
     after: Vec<usize>,
 }
 
+#[cfg(test)]
+pub(super) fn missing() -> IsolationError {
+    match symbol(c"_dl_no_such_symbol") {
+        Err(error) => error,
+        Ok(_) => unverified("a symbol that does not exist"),
+    }
+}
+
 /// Uses what gives a thread something of its own at the first use.
 fn exercise() {
     // SAFETY: what is allocated is freed, and not used; the buffer is as long as it

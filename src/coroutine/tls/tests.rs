@@ -135,6 +135,12 @@ fn a_block_that_was_freed_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_symbol_that_is_missing_is_named() {
+    let said = glibc::missing().to_string();
+    assert!(said.contains("need _dl_no_such_symbol of glibc"), "{said}");
+}
+
+#[test]
 fn the_path_without_the_instruction_works() {
     let block = TlsBlock::new(TID).unwrap();
     base::without_instruction(|| {
