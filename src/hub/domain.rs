@@ -31,9 +31,10 @@ use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::ffi::c_void;
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::task::{self, TaskPtr};
+use super::task::{self, AtEnd, TaskPtr};
 use super::wait::WaitQueue;
 use super::{HUB, Hub, cell, end, unwind};
 use crate::coroutine::tls::{self, Base, TlsBlock};
@@ -56,6 +57,8 @@ pub(crate) struct Domain {
     /// A member waits as its thread would: see `Hub::wait_as_thread`.
     waits: Cell<bool>,
     attachment: OnceCell<Box<dyn Attachment>>,
+    /// Who is told of the owner's end.
+    told: OnceCell<Arc<dyn AtEnd>>,
 }
 
 /// What another room keeps of each domain.
@@ -83,6 +86,11 @@ impl Domain {
     #[inline(always)]
     pub(super) fn base(&self) -> Base {
         self.block.base()
+    }
+
+    pub(super) fn set_told(&self, told: Arc<dyn AtEnd>) {
+        // It is set once, by who has made it.
+        let _ = self.told.set(told);
     }
 
     pub(super) fn is_owner(&self, task: TaskPtr) -> bool {
@@ -193,6 +201,7 @@ impl Hub {
             ending: Cell::new(false),
             waits: Cell::new(false),
             attachment: OnceCell::new(),
+            told: OnceCell::new(),
         });
         Ok(DomainPtr(NonNull::from(Box::leak(domain))))
     }
@@ -290,6 +299,18 @@ pub(super) fn leave(task: TaskPtr) {
     if let Some(domain) = task.domain {
         if domain.is_owner(task) {
             end_domain(Hub::get(), domain, task);
+        }
+    }
+}
+
+/// The greenlet has ended: tells who wants to know, if it is isolated.
+#[inline]
+pub(super) fn tell(task: TaskPtr) {
+    if let Some(domain) = task.domain {
+        if domain.is_owner(task) {
+            if let Some(told) = domain.told.get() {
+                told.ended(&task);
+            }
         }
     }
 }

@@ -23,9 +23,10 @@ use std::fmt;
 use std::panic::Location;
 use std::ptr::NonNull;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::address::InVain;
-use super::domain::DomainPtr;
+use super::domain::{self, DomainPtr};
 use super::slab::Key;
 use super::switch::Head;
 use super::timers::TimerKey;
@@ -216,6 +217,13 @@ impl Task {
         self.refusals.set(0);
     }
 
+    /// Who is told that it has ended, of an isolated greenlet.
+    pub(crate) fn tell_at_its_end(&self, told: Arc<dyn AtEnd>) {
+        if let Some(domain) = self.domain {
+            domain.set_told(told);
+        }
+    }
+
     /// What others know it by.
     pub(crate) fn key(&self) -> u64 {
         self.key.get().to_u64()
@@ -370,6 +378,7 @@ pub(crate) fn finish(task: TaskPtr) {
     if task.has_extra.get() {
         tell(task);
     }
+    domain::tell(task);
     task.state.set(State::Finished);
 }
 
