@@ -94,7 +94,7 @@ where
 /// abandoned. What the job needs is its own, for it may outlive the call.
 ///
 /// errno is left as it was. `f` does not unwind.
-#[cfg(feature = "monkey")]
+#[cfg(all(feature = "monkey", not(target_feature = "crt-static")))]
 pub(crate) fn quietly<F, T>(hub: &Hub, f: F) -> Result<T, Errno>
 where
     F: FnOnce() -> T + Send + 'static,

@@ -573,7 +573,7 @@ fn a_hundred_thousand_live_at_once() {
         let most = if cfg!(debug_assertions) {
             16 << 10
         } else {
-            10 << 10
+            11 << 10
         };
         assert!(each < most, "{each} bytes resident each");
         for (n, handle) in handles.into_iter().enumerate() {

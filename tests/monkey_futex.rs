@@ -260,12 +260,12 @@ fn a_wait_ends_in_time() {
         };
         // SAFETY: it is a live variable.
         unsafe { libc::clock_gettime(clock, &mut time) };
-        time.tv_nsec += 10_000_000;
+        time.tv_nsec += 50_000_000;
         time.tv_sec += time.tv_nsec / 1_000_000_000;
         time.tv_nsec %= 1_000_000_000;
         let answer = futex(&word, WAIT_BITSET | flag, 0, Some(&time), 1);
         assert_eq!(answer, Err(libc::ETIMEDOUT));
-        assert!(start.elapsed() >= 9 * MS && ticker.turns.get() > before + 1);
+        assert!(start.elapsed() >= 49 * MS && ticker.turns.get() > before + 1);
     }
 }
 
@@ -400,7 +400,11 @@ fn greenlets_and_threads_are_woken_in_the_order_in_which_they_came() {
     let mut threads = Vec::new();
     for number in 0..6 {
         let (word, order) = (Arc::clone(&word), Arc::clone(&order));
+        let id = Arc::new(AtomicU32::new(0));
+        let tell = Arc::clone(&id);
         let wait = move || {
+            // SAFETY: it has no preconditions.
+            tell.store(unsafe { libc::gettid() } as u32, Ordering::Relaxed);
             assert_eq!(futex(&*word, WAIT_BITSET, 0, None, u32::MAX), Ok(0));
             order.lock().unwrap().push(number);
         };
@@ -408,9 +412,10 @@ fn greenlets_and_threads_are_woken_in_the_order_in_which_they_came() {
             0 => greenlets.push(spawn(wait)),
             _ => threads.push(thread::spawn(wait)),
         }
-        // It has queued when it can be woken, which a bit of its own would tell, but
-        // then it would be awake. Time has to do.
-        sleep(20 * MS);
+        // This greenlet goes on when that one waits; the thread when it sleeps.
+        sleep(MS);
+        until(|| id.load(Ordering::Relaxed) != 0);
+        until(|| number % 2 == 0 || sleeps(id.load(Ordering::Relaxed)));
     }
     for number in 0..6 {
         assert_eq!(futex(&*word, WAKE, 1, None, 0), Ok(1));
@@ -422,6 +427,12 @@ fn greenlets_and_threads_are_woken_in_the_order_in_which_they_came() {
         thread.join().unwrap();
     }
     assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3, 4, 5]);
+}
+
+/// Whether a thread of this process sleeps.
+fn sleeps(id: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/self/task/{id}/stat")).unwrap();
+    stat.rsplit(") ").next().unwrap().starts_with('S')
 }
 
 /// A handler finds the queue locked by the very thread that it interrupts. Somebody

@@ -2,8 +2,8 @@
 //! installed is what the program is told. G185, HOOKS rule 10 of section 2.
 
 mod common;
-#[path = "common/waiting.rs"]
-mod waiting;
+#[path = "common/interposed.rs"]
+mod interposed;
 
 use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
@@ -11,8 +11,8 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicUsize, Ordering::SeqCst};
 
 use common::{MS, alone};
+use interposed::{CLibrary, Ticker, close, errno, fill, outcome, patched, pipe, set_errno};
 use libc::{sigaction as Action, sighandler_t};
-use waiting::{CLibrary, Ticker, close, errno, fill, outcome, patched, pipe, set_errno};
 
 unsafe extern "C" {
     fn bsd_signal(signal: c_int, handler: sighandler_t) -> sighandler_t;

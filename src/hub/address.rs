@@ -34,16 +34,19 @@
 //! * These waits are not interruptible: a kill or a timeout stays pending. Code that
 //!   waits for a lock has no way to go on without it.
 
+mod crowd;
 mod lock;
 
 use std::cell::Cell;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
 
+pub(super) use self::crowd::Arrivals;
+use self::crowd::Crowd;
 use self::lock::{Interrupted, Lock};
 use super::Hub;
 use super::quiet::Midway;
-use super::wait::{Answer, Delivery, Kind, Reason, Waiter, Woken};
+use super::wait::{Kind, Reason, Waiter, Woken};
 use crate::sys::fork;
 use crate::sys::os::{self, Errno};
 
@@ -156,7 +159,7 @@ pub(crate) fn wait(
         // waiter after the claim.
         match woken {
             Some(Woken::Answered(_)) => {
-                hub.shared.borrow().woken.fetch_sub(1, Ordering::Relaxed);
+                hub.shared.borrow().went_on.fetch_add(1, Ordering::Relaxed);
                 if node.by_neighbour.get() {
                     task.in_vain.set(InVain {
                         address,
@@ -200,10 +203,7 @@ pub(crate) fn block(
     if !bucket.enter(&node, &still) {
         return Ok(Slept::Changed);
     }
-    let ended = {
-        let _blocked = Blocked::enter();
-        sleep(&word)
-    };
+    let ended = blocking(|| sleep(&word));
     // The lock also keeps the frame until who has set the word is done with it.
     if !bucket.leave(&node) {
         return Ok(Slept::Woken);
@@ -214,42 +214,29 @@ pub(crate) fn block(
     }
 }
 
-/// This thread, if it has a hub, is blocked until it is dropped.
-struct Blocked<'a>(Option<(&'a Hub, bool)>);
-
-impl Blocked<'_> {
-    fn enter() -> Blocked<'static> {
-        let hub = Hub::try_current();
-        // A signal handler may block a thread that is blocked.
-        Blocked(hub.map(|hub| {
-            (
-                hub,
-                hub.shared.borrow().blocked.swap(true, Ordering::SeqCst),
-            )
-        }))
-    }
-}
-
-impl Drop for Blocked<'_> {
-    fn drop(&mut self) {
-        if let Some((hub, before)) = self.0 {
-            hub.shared.borrow().blocked.store(before, Ordering::SeqCst);
-        }
-    }
-}
-
-/// To be called now and then by who blocks the thread of a hub.
+/// Runs `f`, which blocks the thread.
 ///
 /// Who lets go of a lock wakes one of those who wait, and relies on that one for the
 /// others. If it is a greenlet whose thread blocks, it cannot go on, and nobody else is
-/// woken, who might be the one that this thread waits for. So everybody is.
-///
-/// Whoever wakes such a greenlet of a thread that is blocked already wakes another one
-/// at once: see `Crowd::claim`.
-pub(crate) fn relieve(hub: &Hub) {
-    if hub.shared.borrow().woken.load(Ordering::SeqCst) != 0 {
+/// woken, who might be the one that this thread waits for. So whoever has been woken
+/// before, and has not gone on yet, has all the others woken now; and whoever wakes such
+/// a greenlet later on wakes another one with it: see `Crowd::claim`.
+pub(crate) fn blocking<R>(f: impl FnOnce() -> R) -> R {
+    let Some(hub) = Hub::try_current() else {
+        return f();
+    };
+    let shared = hub.shared();
+    // A signal handler may block a thread that is blocked.
+    let before = shared.blocked.swap(true, Ordering::SeqCst);
+    let woken = shared.woken.load(Ordering::SeqCst);
+    if woken != shared.went_on.load(Ordering::Relaxed)
+        && woken != shared.relieved.swap(woken, Ordering::Relaxed)
+    {
         wake_everybody();
     }
+    let answer = f();
+    shared.blocked.store(before, Ordering::SeqCst);
+    answer
 }
 
 /// Wakes up to `count` of those who wait for an address with a bit in common, in
@@ -268,8 +255,11 @@ pub(crate) fn wake(address: usize, bits: u32, count: usize) -> usize {
 
 /// As `wake` with everybody at every address: for whom we do not understand.
 pub(crate) fn wake_everybody() {
+    fence(Ordering::SeqCst);
     for bucket in &TABLE {
-        bucket.wake(None, usize::MAX);
+        if bucket.linked.load(Ordering::Relaxed) != 0 {
+            bucket.wake(None, usize::MAX);
+        }
     }
 }
 
@@ -443,88 +433,6 @@ impl Node {
 
     fn is_meant(&self, address: usize, bits: u32) -> bool {
         self.address == address && self.bits & bits != 0
-    }
-}
-
-/// So many are woken before the lock is let go for a moment.
-const CROWD: usize = 16;
-
-/// Who has been claimed under a bucket's lock, and is told when it has been let go.
-struct Crowd {
-    deliveries: [Option<Delivery>; CROWD],
-    /// The words of threads, as numbers: a thread may have left its frame by now,
-    /// and the kernel does not look at what is there either.
-    words: [usize; CROWD],
-    claimed: usize,
-    /// A greenlet of this hub among them has been woken in vain too often.
-    let_go_first: bool,
-}
-
-impl Crowd {
-    fn new() -> Crowd {
-        Crowd {
-            deliveries: [const { None }; CROWD],
-            words: [0; CROWD],
-            claimed: 0,
-            let_go_first: false,
-        }
-    }
-
-    fn is_full(&self) -> bool {
-        self.claimed == CROWD
-    }
-
-    /// Claims one that has been unlinked. False if its wait had ended already, or if
-    /// another one is to be woken with it.
-    fn claim(&mut self, node: &Node) -> bool {
-        let at = self.claimed;
-        let mut useful = true;
-        match node.sleeper {
-            Sleeper::Greenlet(waiter) => {
-                // SAFETY: a greenlet leaves its frame after it has been claimed, or
-                // has taken its node out under the lock, which we hold.
-                match unsafe { (*waiter).claim_answer(0) } {
-                    Answer::Refused => return false,
-                    Answer::Done => {
-                        // It is of this thread, and cannot run before we are done.
-                        node.by_neighbour.set(true);
-                        self.let_go_first |= node.in_vain >= PATIENCE;
-                        if let Some(hub) = Hub::try_current() {
-                            hub.shared.borrow().woken.fetch_add(1, Ordering::Relaxed);
-                        }
-                    }
-                    Answer::ToSend(delivery) => {
-                        let hub = delivery.hub();
-                        hub.woken.fetch_add(1, Ordering::SeqCst);
-                        useful = !hub.blocked.load(Ordering::SeqCst);
-                        self.deliveries[at] = Some(delivery);
-                    }
-                }
-            }
-            Sleeper::Thread(word) => {
-                self.words[at] = word as usize;
-                // SAFETY: the thread takes the lock before it leaves its frame.
-                unsafe { (*word).store(1, Ordering::Release) };
-            }
-        }
-        self.claimed += 1;
-        useful
-    }
-
-    fn tell(self) {
-        for delivery in self.deliveries.into_iter().flatten() {
-            delivery.send();
-        }
-        for word in self.words.into_iter().filter(|word| *word != 0) {
-            let wake = (libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG) as usize;
-            // SAFETY: waking touches no memory.
-            let _ = unsafe { os::syscall(libc::SYS_futex, [word, wake, 1, 0]) };
-        }
-        if self.let_go_first {
-            if let Some(hub) = Hub::parking() {
-                hub.yield_midway();
-            }
-        }
     }
 }
 

@@ -84,6 +84,12 @@ impl<W: Wake> Inbox<W> {
             messages.push(message);
             self.nonempty.store(true, Ordering::Relaxed);
         }
+        self.nudge();
+    }
+
+    /// Gets the hub out of its sleep, if it sleeps: there is something for it, which
+    /// it looks for after `prepare_sleep` as well.
+    pub(crate) fn nudge(&self) {
         if self.sleeping.swap(false, Ordering::SeqCst) {
             if let Some(waker) = self.waker.get() {
                 waker.wake();

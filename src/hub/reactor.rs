@@ -506,6 +506,9 @@ impl Hub {
         if !shared.inbox.prepare_sleep() {
             return;
         }
+        if !shared.arrivals.is_empty() {
+            return shared.inbox.woke_up();
+        }
         let polled = match self.reactor.borrow_mut().as_mut() {
             Some(reactor) => {
                 let timeout = deadline.and_then(|deadline| reactor.set_timer(deadline));

@@ -354,6 +354,9 @@ impl Hub {
     /// Wakes whom other threads have answered.
     fn take_in_inbox(&self) {
         let shared = self.shared.borrow();
+        if !shared.arrivals.is_empty() {
+            shared.arrivals.take_in(self);
+        }
         if shared.inbox.is_empty_hint() {
             return;
         }

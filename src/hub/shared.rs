@@ -4,6 +4,7 @@ use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::address::Arrivals;
 use super::inbox::{Inbox, Message};
 use super::own::Bell;
 use super::reactor::Outlet;
@@ -20,9 +21,15 @@ pub(crate) struct HubShared {
     closed: AtomicBool,
     /// The thread waits by address, greenlets and all.
     pub(super) blocked: AtomicBool,
-    /// So many greenlets have been woken by address, and have not gone on yet.
+    /// How often greenlets have been woken by address, and how often one of them has
+    /// gone on since.
     pub(super) woken: AtomicUsize,
+    pub(super) went_on: AtomicUsize,
+    /// What `woken` was when others were last woken in their stead.
+    pub(super) relieved: AtomicUsize,
     pub(crate) inbox: Inbox<Bell>,
+    /// Greenlets that have been woken by address.
+    pub(super) arrivals: Arrivals,
     /// For taking descriptors out of the reactor from another thread.
     outlet: Mutex<Option<Outlet>>,
     /// Descriptors that other threads have closed, with their owners.
@@ -42,7 +49,10 @@ impl HubShared {
             closed: AtomicBool::new(false),
             blocked: AtomicBool::new(false),
             woken: AtomicUsize::new(0),
+            went_on: AtomicUsize::new(0),
+            relieved: AtomicUsize::new(0),
             inbox: Inbox::new(),
+            arrivals: Arrivals::new(),
             outlet: Mutex::new(None),
             retired: Mutex::new(Vec::new()),
             kills: Mutex::new(Vec::new()),

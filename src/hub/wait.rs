@@ -303,10 +303,10 @@ pub(super) struct Delivery {
 }
 
 impl Delivery {
-    /// The hub that it goes to.
+    /// The hub that is to be told, for who tells it in another way.
     #[cfg(not(feature = "loom"))]
-    pub(super) fn hub(&self) -> &HubShared {
-        &self.hub
+    pub(super) fn into_hub(self) -> Arc<HubShared> {
+        self.hub
     }
 
     pub(super) fn send(self) {

@@ -217,9 +217,7 @@ unsafe fn wait(args: &[usize; 6], bits: u32) -> Result<usize, Errno> {
             }
             None if timeout.is_null() => {
                 let never = Moment::Never;
-                address::block(address, bits, still, |word| {
-                    stay(hub, word, Some(PLAIN), never)
-                })?
+                address::block(address, bits, still, |word| stay(hub, word, PLAIN, never))?
             }
             // SAFETY: as above.
             None => unsafe { block(args, address, bits, still) }?,
@@ -276,9 +274,8 @@ impl Moment {
         }
         // SAFETY: the caller's promise.
         let time = unsafe { kernel::time_at(timeout) }?;
-        Ok(match op & !libc::FUTEX_PRIVATE_FLAG {
-            libc::FUTEX_WAIT => Moment::Here(clock::now_ns().saturating_add(time)),
-            libc::FUTEX_WAIT_BITSET => Moment::Here(time),
+        Ok(match op & libc::FUTEX_CLOCK_REALTIME {
+            0 => Moment::Here(time),
             _ => Moment::InRealTime(time),
         })
     }
@@ -329,11 +326,6 @@ unsafe fn block(
     still: impl Fn() -> bool,
 ) -> Result<Slept, Errno> {
     let [_, op, _, timeout, ..] = *args;
-    if let Some(hub) = Hub::try_current() {
-        // SAFETY: the caller's promise.
-        let moment = unsafe { Moment::of(timeout as *const timespec, op as c_int) }?;
-        return address::block(address, bits, still, |word| stay(hub, word, None, moment));
-    }
     address::block(address, bits, still, |word| {
         let word = word as *const AtomicU32;
         // SAFETY: the word lives as long as the wait, and the time is the caller's.
@@ -352,17 +344,12 @@ const LAST_LOOK: Duration = Duration::from_millis(256);
 /// `stay` has ended because others are to have a turn.
 const OTHERS: Errno = libc::ECANCELED;
 
-/// Blocks the thread of a hub. If the wait belongs to the thread, it ends the process if
-/// only greenlets of this thread could go on.
+/// Blocks the thread, in a wait that belongs to it, and ends the process if only its own
+/// greenlets could go on.
 ///
 /// # Errors
 /// ETIMEDOUT at the moment; in `thread::park` also `OTHERS`, see `park_thread`.
-fn stay(
-    hub: &Hub,
-    word: &AtomicU32,
-    what: Option<&'static str>,
-    moment: Moment,
-) -> Result<(), Errno> {
+fn stay(hub: &Hub, word: &AtomicU32, what: &'static str, moment: Moment) -> Result<(), Errno> {
     let op = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
     let mut time = FIRST_LOOK;
     loop {
@@ -383,16 +370,13 @@ fn stay(
         if moment.has_come() {
             return Err(libc::ETIMEDOUT);
         }
-        address::relieve(hub);
-        if let Some(what) = what {
-            // What the others have done before they ended is seen after that.
-            let alone = matches!(moment, Moment::Never) && hub::no_other_threads();
-            if alone && word.load(Ordering::Acquire) == 0 {
-                hub::abort_blocked(hub, what);
-            }
-            if what == PARK && hub.somebody_is_midway() {
-                return Err(OTHERS);
-            }
+        // What the others have done before they ended is seen after that.
+        let alone = matches!(moment, Moment::Never) && hub::no_other_threads();
+        if alone && word.load(Ordering::Acquire) == 0 {
+            hub::abort_blocked(hub, what);
+        }
+        if what == PARK && hub.somebody_is_midway() {
+            return Err(OTHERS);
         }
         time = (2 * time).min(LAST_LOOK);
     }
@@ -420,7 +404,7 @@ unsafe fn park_thread(
     still: impl Fn() -> bool,
     moment: Moment,
 ) -> Result<Slept, Errno> {
-    let sleep = |word: &AtomicU32| stay(hub, word, Some(PARK), moment);
+    let sleep = |word: &AtomicU32| stay(hub, word, PARK, moment);
     match address::block(address, address::ANY, still, sleep) {
         Err(OTHERS) => {}
         ended => return ended,

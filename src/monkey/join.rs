@@ -22,8 +22,10 @@ interposed! {
     /// Waits for a thread to end; others run.
     fn pthread_join(thread: pthread_t, result: *mut *mut c_void) -> c_int {
         match hub(Part::Process) {
-            // SAFETY: the caller's promise.
-            None => unsafe { pthread_timedjoin_np(thread, result, ptr::null()) },
+            None => hub::address::blocking(|| {
+                // SAFETY: the caller's promise.
+                unsafe { pthread_timedjoin_np(thread, result, ptr::null()) }
+            }),
             // SAFETY: as above.
             Some(hub) => unsafe { join(hub, thread, result) },
         }

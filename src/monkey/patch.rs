@@ -1,6 +1,7 @@
 //! Switching it on: `patch_all`, `Patch`, and the table of what is covered.
 
 use std::ffi::CString;
+use std::mem::MaybeUninit;
 
 use super::entry::{self, Part, Row};
 use super::signal;
@@ -174,7 +175,8 @@ impl Patch {
                 return Err(PatchError::NotInterposed { symbol: row.name });
             }
         }
-        // To be known before a panic hook asks.
+        // To be known before a panic hook asks; and a thread is started to find it, which
+        // is not for the middle of whatever parks first.
         let _ = PanicCount::get();
         if self.parts & Part::Locks.bit() != 0 {
             super::futex::prepare();
@@ -211,8 +213,19 @@ fn is_in_place(row: &Row) -> bool {
     // SAFETY: the name is a string with its end.
     let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
     // A libc that has none of that name exports none of ours; who calls it is in the
-    // program itself.
-    found.is_null() || found as usize == ours
+    // program itself. In a plug-in even the address of our own function, taken by
+    // name, is that of libc's: so it is asked in which object it is.
+    found.is_null() || object_of(found as usize) == object_of(is_in_place as *const () as usize)
+}
+
+/// Where the program or library begins that this address is in.
+fn object_of(address: usize) -> Option<usize> {
+    let mut info = MaybeUninit::<libc::Dl_info>::uninit();
+    // SAFETY: the record is written if something is found.
+    unsafe {
+        (libc::dladdr(address as *const _, info.as_mut_ptr()) != 0)
+            .then(|| info.assume_init().dli_fbase as usize)
+    }
 }
 
 /// Whether a function of libc, or a part by its name in [`Patch`], is patched.

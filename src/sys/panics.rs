@@ -39,9 +39,13 @@ impl PanicCount {
     /// The word, if it can be told from all others. The environment variable
     /// `GREENLET_PANIC_COUNT=off` says that it cannot, to test what follows.
     pub(crate) fn get() -> Option<PanicCount> {
+        if let Some(found) = FOUND.get() {
+            return *found;
+        }
+        // Whoever asks may be unwinding, and is not to be parked here; nor where it
+        // waits for another thread that looks for it.
+        let _pass = PassThrough::enter();
         *FOUND.get_or_init(|| {
-            // Whoever asks may be unwinding, and is not to be parked here.
-            let _pass = PassThrough::enter();
             let off = std::env::var_os("GREENLET_PANIC_COUNT").is_some_and(|value| value == "off");
             if off || cfg!(panic = "abort") {
                 return None;

@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::thread;
 
+use super::crowd::CROWD;
 use super::*;
 
 const SLEEP: Sleep = Sleep {

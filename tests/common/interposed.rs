@@ -112,12 +112,10 @@ impl Gate {
         ticker.after(move || gate.open())
     }
 
-    /// A shell's script that waits for it first.
+    /// A shell's script that waits for it first, though not for ever.
     pub fn then(&self, script: &str) -> String {
-        format!(
-            "while [ ! -e {} ]; do sleep 0.001; done; {script}",
-            self.path()
-        )
+        let is_shut = format!("[ ! -e {} ] && [ $n -lt 20000 ]", self.path());
+        format!("n=0; while {is_shut}; do n=$((n + 1)); sleep 0.001; done; {script}")
     }
 
     /// A child that waits for it and ends with this code, by a real fork.
@@ -198,6 +196,15 @@ pub fn fill(fd: c_int) -> usize {
 pub fn close(fd: c_int) {
     // SAFETY: a descriptor of the test's own.
     assert_eq!(unsafe { libc::close(fd) }, 0);
+}
+
+/// How many helper threads there are.
+pub fn helpers() -> usize {
+    let threads = std::fs::read_dir("/proc/self/task").unwrap();
+    threads
+        .filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("comm")).ok())
+        .filter(|name| name.starts_with("greenlet-offloa"))
+        .count()
 }
 
 /// A shared library of C code, compiled now. `cc` is there, for cargo links with it.
