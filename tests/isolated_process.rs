@@ -334,6 +334,7 @@ fn a_panic_in_a_thread_locals_destructor_aborts_as_in_a_thread() {
 #[test]
 fn an_overflow_names_the_greenlet() {
     let finished = run_alone("an_overflow_names_the_greenlet", || {
+        #[allow(unconditional_recursion, reason = "it is to overflow")]
         fn dive(depth: u64) -> u64 {
             let frame = std::hint::black_box([depth; 64]);
             dive(depth + 1) + frame[7]

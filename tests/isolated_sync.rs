@@ -303,7 +303,7 @@ fn epoll_wait_parks_although_nobody_has_asked_for_it() {
     });
     assert_eq!(handle.join().unwrap(), (1, 7));
     // SAFETY: they are ours.
-    unsafe { [set, event].map(|fd| libc::close(fd)) };
+    unsafe { assert_eq!([set, event].map(|fd| libc::close(fd)), [0, 0]) };
 }
 
 /// So many of them at a time spawn, wait, panic, are killed and detached, in an order

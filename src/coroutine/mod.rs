@@ -23,6 +23,6 @@ mod registry;
 mod size;
 pub(crate) mod tls;
 
-pub(crate) use fiber::{Fiber, Suspender};
+pub(crate) use fiber::{Fiber, Suspender, Word};
 pub(crate) use pool::Fibers;
 pub use size::StackSize;

@@ -115,6 +115,7 @@ fn new_task(spec: Spec, vtable: &'static VTable) -> Task {
         suspender: Cell::new(None),
         fiber: UnsafeCell::new(None),
         domain: spec.domain,
+        isolated: UnsafeCell::new(None),
         state: Cell::new(State::New),
         interrupts: Cell::new(0),
         done: Cell::new(false),

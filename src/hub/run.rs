@@ -14,11 +14,12 @@
 //!           keeps neither timers nor I/O nor other threads waiting
 //! ```
 
+use super::domain::DomainPtr;
 use super::slab::Key;
 use super::task::{self, State, TaskPtr};
 use super::wait::{Kind, Waiter};
 use super::{Hub, TimerTarget, interrupt, report};
-use crate::coroutine::{Fiber, Suspender};
+use crate::coroutine::{Fiber, Suspender, Word};
 use crate::sys::clock;
 use crate::sys::panics::PanicCount;
 use crate::sys::pass::PassThrough;
@@ -211,14 +212,13 @@ impl Hub {
             // SAFETY: only the loop touches fibers, and a task's fiber stays
             // with it until the task has finished; so does its domain.
             let word = unsafe {
-                match (&mut *task.fiber.get(), task.domain) {
-                    (Some(fiber), None) => fiber.resume(),
-                    (Some(fiber), Some(domain)) => fiber.resume_on(domain.base()),
-                    (None, _) if task == self.main() => return self.keep_sentinel(),
-                    (none, None) => none.insert(self.take_fiber(task)).resume(),
-                    (none, Some(domain)) => {
-                        none.insert(self.take_fiber(task)).resume_on(domain.base())
-                    }
+                match &mut *task.fiber.get() {
+                    Some(fiber) => fiber.resume(),
+                    None if task == self.main() => return self.keep_sentinel(),
+                    none => match task.domain {
+                        None => none.insert(self.take_fiber(task)).resume(),
+                        Some(domain) => self.resume_isolated(task, domain),
+                    },
                 }
             };
             next = word.map(|next| TaskPtr(next.cast()));
@@ -228,6 +228,22 @@ impl Hub {
                 self.retire(task);
             }
             self.count_turn();
+        }
+    }
+
+    /// As the loop resumes others, on the thread-locals of its domain.
+    ///
+    /// # Safety
+    /// As for `Fiber::resume`, and the task's domain is alive.
+    #[inline(never)]
+    unsafe fn resume_isolated(&self, task: TaskPtr, domain: DomainPtr) -> Word {
+        // SAFETY: only the loop touches fibers; the rest is the caller's promise.
+        unsafe {
+            let fiber = match &mut *task.isolated.get() {
+                Some(fiber) => fiber,
+                none => none.insert(self.take_fiber(task)),
+            };
+            fiber.resume_on(domain.base())
         }
     }
 
@@ -248,8 +264,13 @@ impl Hub {
         }
         self.tasks.borrow_mut().remove(task.key.get());
         let domain = task.domain;
+        // SAFETY: as above.
+        let isolated = domain.and_then(|_| unsafe { (*task.isolated.get()).take() });
         task::release(task);
         if let Some(domain) = domain {
+            if let Some(fiber) = isolated {
+                self.fibers.give(fiber);
+            }
             self.leave_domain(domain);
         }
         let retired = self.retired.get() + 1;
