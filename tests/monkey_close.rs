@@ -195,6 +195,8 @@ fn what_is_closed_at_the_very_moment_of_waiting_is_not_waited_for() {
             let _watchdog = patched();
             // It reads files.
             greenlet::diagnostics::watchdog(None);
+            // The hub's own descriptors are there from now on.
+            greenlet::sleep(MS);
             const ROUNDS: usize = 5000;
             let (to_close, closing) = mpsc::channel::<RawFd>();
             let closer = std::thread::spawn(move || {

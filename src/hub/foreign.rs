@@ -184,6 +184,10 @@ impl Hub {
             if armed.is_err() || !is_noted || ARMED.contains(fd) {
                 break armed;
             }
+            // Whoever closes it has found the note, and may be through by now, with
+            // another look at it: the kernel knows.
+            ARMED.insert(fd);
+            self.confirm_source(fd);
         };
         os::set_errno(saved);
         armed

@@ -280,6 +280,14 @@ impl Reactor {
         }
     }
 
+    /// As `verify`, and what was asked for last is asked for again.
+    fn confirm(&mut self, fd: RawFd) {
+        if let Some(source) = self.find(fd, NOBODY).map(Rc::clone) {
+            let (asked, round) = source.asked();
+            let _ = self.rearm(fd, &source, asked, round);
+        }
+    }
+
     fn deregister(&mut self, fd: RawFd, owner: u64) {
         let Some(source) = self.find(fd, owner).map(Rc::clone) else {
             return;
@@ -417,6 +425,13 @@ impl Hub {
     pub(super) fn verify_source(&self, fd: RawFd) {
         if let Some(reactor) = self.reactor.borrow_mut().as_mut() {
             reactor.verify(fd);
+        }
+    }
+
+    /// As `verify_source`, for one who has just armed it.
+    pub(super) fn confirm_source(&self, fd: RawFd) {
+        if let Some(reactor) = self.reactor.borrow_mut().as_mut() {
+            reactor.confirm(fd);
         }
     }
 

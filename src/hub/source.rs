@@ -185,6 +185,10 @@ impl Source {
         self.asked.get().1 == round && self.covers(wanted)
     }
 
+    pub(super) fn asked(&self) -> (u32, u64) {
+        self.asked.get()
+    }
+
     pub(super) fn set_asked(&self, wanted: u32, round: u64) {
         self.asked.set((wanted, round));
     }
