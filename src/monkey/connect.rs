@@ -115,8 +115,10 @@ unsafe fn take_connection(
     // SAFETY: the caller's promise.
     let call = || unsafe { raw!(libc::SYS_accept4, fd, address, len, flags) };
     match hub(Part::Sockets) {
-        Some(hub) => accept_parking(hub, fd, call),
-        None => match call() {
+        Some(hub) if flags & !(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) == 0 => {
+            accept_parking(hub, fd, call)
+        }
+        _ => match call() {
             Err(libc::EAGAIN) if is_any_on() => accept_again(fd, call),
             answer => answer,
         },

@@ -251,7 +251,9 @@ pub(super) unsafe fn message_parking(
     if flags & libc::MSG_WAITALL == 0 || is_of_its_own(fd, flags) {
         return hub.until_ready(fd, Direction::Read, || patience(fd, flags), attempt);
     }
-    kernel::readable(message as usize, size_of::<msghdr>())?;
+    if kernel::readable(message as usize, size_of::<msghdr>()).is_err() {
+        return attempt();
+    }
     // SAFETY: the kernel would read it from there.
     let given = unsafe { message.read_unaligned() };
     let Ok(mut slices) = Slices::of_array(given.msg_iov, given.msg_iovlen as c_int) else {
