@@ -89,6 +89,10 @@ impl Watch {
 }
 
 impl Attachment for Watch {
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
+
     fn clear(&self) {
         let tracer = self.tracer.take();
         let orphans = self.orphans.take();

@@ -63,6 +63,8 @@ pub(crate) struct Domain {
 
 /// What another room keeps of each domain.
 pub(crate) trait Attachment: Any {
+    fn as_any(&self) -> &dyn Any;
+
     /// Lets go of all that is the user's: the domain ends.
     fn clear(&self);
 }

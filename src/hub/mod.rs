@@ -81,7 +81,6 @@ mod unwind;
 mod wait;
 pub(crate) mod watch;
 
-use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::panic::Location;
 use std::sync::Arc;
@@ -330,8 +329,7 @@ impl Hub {
             Some(domain) => domain.attachment(),
         };
         let attachment = place.get_or_init(|| Box::new(A::default()));
-        let any: &dyn Any = &**attachment;
-        match any.downcast_ref::<A>() {
+        match attachment.as_any().downcast_ref::<A>() {
             // SAFETY: the hub, or the domain that the caller runs in, outlives what the
             // caller does with it.
             Some(attachment) => unsafe { &*std::ptr::from_ref(attachment) },
