@@ -10,6 +10,8 @@
 //! 2 s in all, 1 OS thread
 //! main
 //! ```
+//!
+//! A debug build has one thread more: that of the watchdog.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};

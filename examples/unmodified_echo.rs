@@ -6,6 +6,8 @@
 //! 100 clients have sent 100 lines each and got them back
 //! 1 OS thread
 //! ```
+//!
+//! A debug build has one thread more: that of the watchdog.
 
 use std::io::{BufRead, BufReader, Result, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

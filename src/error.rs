@@ -76,6 +76,44 @@ pub enum StackError {
     },
 }
 
+/// Why this process cannot have isolated greenlets: those of [`spawn_isolated`](crate::spawn_isolated).
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum IsolationError {
+    /// It is known for x86-64 only how a thread's storage is laid out.
+    #[error("isolated greenlets need x86-64: on other architectures there are light ones only")]
+    Architecture,
+    /// glibc has no such function or table. It is there from glibc 2.34 on, in programs that are linked dynamically.
+    #[error("isolated greenlets need {symbol} of glibc, which this process does not have")]
+    MissingSymbol {
+        /// The name of the symbol.
+        symbol: &'static str,
+    },
+    /// glibc is not as it is known to be. Nothing has been touched.
+    #[error(
+        "isolated greenlets are not possible: in this glibc, {what} is not as it is expected to be"
+    )]
+    Unverified {
+        /// What was looked at.
+        what: &'static str,
+    },
+    /// There is no memory for another block of thread-local storage, or no thread to look at.
+    #[error("no memory for the thread-local storage of an isolated greenlet")]
+    OutOfMemory,
+    /// The program's calls of this function do not reach this crate, as
+    /// [`PatchError::NotInterposed`] tells.
+    #[error(
+        "isolated greenlets need calls of `{symbol}` to reach greenlet, for a program that has it linked into itself"
+    )]
+    NotInterposed {
+        /// The first function that is not ours.
+        symbol: &'static str,
+    },
+    /// As many of them are alive as glibc's locks can tell apart: a thousand million.
+    #[error("no thread id left for an isolated greenlet")]
+    TooMany,
+}
+
 /// Why a greenlet could not be spawned.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -83,6 +121,9 @@ pub enum SpawnError {
     /// There is no stack for it.
     #[error(transparent)]
     Stack(#[from] StackError),
+    /// It was to be isolated, and cannot be.
+    #[error(transparent)]
+    Isolation(#[from] IsolationError),
 }
 
 impl From<SpawnError> for std::io::Error {
@@ -91,7 +132,11 @@ impl From<SpawnError> for std::io::Error {
             SpawnError::Stack(StackError::TooSmall { .. } | StackError::TooLarge { .. }) => {
                 std::io::ErrorKind::InvalidInput
             }
-            SpawnError::Stack(_) => std::io::ErrorKind::OutOfMemory,
+            SpawnError::Stack(_)
+            | SpawnError::Isolation(IsolationError::OutOfMemory | IsolationError::TooMany) => {
+                std::io::ErrorKind::OutOfMemory
+            }
+            SpawnError::Isolation(_) => std::io::ErrorKind::Unsupported,
         };
         std::io::Error::new(kind, error)
     }

@@ -28,6 +28,7 @@
 //! | to | there is |
 //! |---|---|
 //! | run functions side by side | [`spawn`], [`spawn_later`], [`Builder`] (name, stack size), [`scope`] (borrows) |
+//! | run what needs thread-locals of its own | `spawn_isolated` |
 //! | get their results | [`JoinHandle`], [`joinall`], [`joinall_timeout`], [`wait()`], [`iwait`] |
 //! | keep many together, so many at a time | [`Group`], [`Pool`] |
 //! | let time pass | [`sleep`], [`yield_now`] |
@@ -134,6 +135,8 @@ pub mod error;
 pub mod executor;
 pub mod hub;
 #[cfg(feature = "monkey")]
+mod isolated;
+#[cfg(feature = "monkey")]
 pub mod monkey;
 pub mod net;
 #[cfg(feature = "process")]
@@ -151,6 +154,8 @@ mod task;
 mod time;
 
 pub use greenlet::{Greenlet, GreenletState, TraceEvent, TraceKind, Tracer, set_tracer};
+#[cfg(feature = "monkey")]
+pub use isolated::{IsolatedHandle, isolation, spawn_isolated};
 pub use offload::offload;
 pub use task::{
     Builder, Current, GreenletId, GreenletLocal, Group, IWait, Imap, ImapUnordered, JoinHandle,
@@ -163,6 +168,11 @@ pub use time::sleep;
 #[cfg(all(doctest, feature = "monkey"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// As above.
+#[cfg(all(doctest, feature = "monkey", target_arch = "x86_64"))]
+#[doc = include_str!("../docs/isolated.md")]
+struct IsolatedGuide;
 
 /// As above.
 #[cfg(doctest)]

@@ -11,7 +11,6 @@
 //! The pool belongs to the process, not to a hub. Its threads are started on
 //! demand, up to [`MOST_THREADS`], and end after ten seconds without work.
 
-use std::cell::Cell;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +19,7 @@ use crate::hub::{self, Parker, Payload, Reason, Unparker};
 use crate::hub::{Hub, Quiet};
 use crate::sys::fork::{self, PerProcess};
 use crate::sys::helpers::Jobs;
+use crate::sys::mark::{self, Mark};
 #[cfg(feature = "monkey")]
 use crate::sys::os::{self, Errno};
 use crate::sys::pass::PassThrough;
@@ -221,10 +221,6 @@ struct Job {
 
 static POOL: PerProcess<Jobs<Job>> = PerProcess::new();
 
-thread_local! {
-    static IS_HELPER: Cell<bool> = const { Cell::new(false) };
-}
-
 fn pool() -> &'static Jobs<Job> {
     POOL.get(Jobs::new)
 }
@@ -254,7 +250,7 @@ fn enqueue(run: Run) {
         starts = state.threads() < MOST_THREADS;
         if starts {
             state.thread_starts();
-        } else if IS_HELPER.get() {
+        } else if mark::get().helper {
             drop(state);
             drop(pass);
             return run_here(job);
@@ -302,7 +298,10 @@ fn no_thread(pool: &Jobs<Job>) {
 
 /// The life of a helper thread.
 fn help() {
-    IS_HELPER.set(true);
+    mark::set(Mark {
+        helper: true,
+        ..Mark::default()
+    });
     let generation = fork::generation();
     let pool = pool();
     let mut to_tell: Option<Unparker> = None;

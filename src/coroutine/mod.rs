@@ -5,6 +5,7 @@
 //!     └─ Pool             those of one size
 //!          ├─ Arena       a large reserved mapping, cut into guarded slots
 //!          └─ Fiber       one slot with a coroutine on it: resume and suspend
+//!   TlsBlock (tls/)       thread-locals that a fiber may be resumed on
 //! ```
 //!
 //! What the room promises: a stack is used by one fiber at a time; below every
@@ -20,7 +21,8 @@ pub(crate) mod overflow;
 mod pool;
 mod registry;
 mod size;
+pub(crate) mod tls;
 
-pub(crate) use fiber::{Fiber, Suspender};
+pub(crate) use fiber::{Fiber, Suspender, Word};
 pub(crate) use pool::Fibers;
 pub use size::StackSize;

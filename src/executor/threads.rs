@@ -1,6 +1,5 @@
 //! `ThreadPoolExecutor`: jobs for so many OS threads.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +11,7 @@ use crate::error::{NoWorkers, SubmitError};
 use crate::hub::{self, Kind, Parker, Reason};
 use crate::sys::fork;
 use crate::sys::helpers::{Jobs, State};
+use crate::sys::mark::{self, Mark};
 
 /// Runs jobs on OS threads of its own: what blocks, and what computes.
 ///
@@ -51,13 +51,8 @@ pub struct Home(u64);
 
 impl Home {
     pub(super) fn is_mine(&self) -> bool {
-        WORKER_OF.get() == self.0
+        mark::get().worker_of == self.0
     }
-}
-
-thread_local! {
-    /// The number of the executor whose worker this thread is; 0 if of none.
-    static WORKER_OF: Cell<u64> = const { Cell::new(0) };
 }
 
 /// A job in the queue.
@@ -276,7 +271,7 @@ impl Crew {
             return;
         }
         self.jobs.close();
-        if !wait || WORKER_OF.get() == self.number {
+        if !wait || mark::get().worker_of == self.number {
             return;
         }
         self.wait_for_the_end();
@@ -316,7 +311,10 @@ impl Crew {
                 (self.0)();
             }
         }
-        WORKER_OF.set(self.number);
+        mark::set(Mark {
+            worker_of: self.number,
+            ..Mark::default()
+        });
         let _at_end = AtEnd(self.at_end);
         let mut to_tell = Vec::new();
         loop {

@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::node::Node;
-use crate::hub::{self, Hub};
+use crate::hub::{self, Attachment, Hub};
 use crate::task::GreenletId;
 
 /// What a tracer is told of.
@@ -62,7 +62,7 @@ pub fn set_tracer(tracer: Option<Tracer>) -> Option<Tracer> {
     old
 }
 
-/// What this room keeps of each hub.
+/// What this room keeps of each thread, and of each isolated greenlet.
 #[derive(Default)]
 struct Watch {
     tracer: RefCell<Option<Tracer>>,
@@ -70,6 +70,8 @@ struct Watch {
     tracing: Cell<bool>,
     /// Greenlets without handles that could not be killed when the last was dropped.
     orphans: RefCell<Vec<Rc<Node>>>,
+    /// What the hub was told last.
+    told: Cell<bool>,
 }
 
 impl Watch {
@@ -79,7 +81,23 @@ impl Watch {
     }
 
     fn tell(&self, hub: &Hub) {
-        hub.watch_switches(self.is_busy());
+        let busy = self.is_busy();
+        if self.told.replace(busy) != busy {
+            hub.watch_switches(busy);
+        }
+    }
+}
+
+impl Attachment for Watch {
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
+
+    fn clear(&self) {
+        let tracer = self.tracer.take();
+        let orphans = self.orphans.take();
+        self.tell(Hub::get());
+        drop((tracer, orphans));
     }
 }
 

@@ -24,6 +24,7 @@ use std::panic::Location;
 use std::ptr::NonNull;
 
 use super::Hub;
+use super::domain::{self, DomainPtr};
 use super::slab::Key;
 use super::task::{self, KILL, KILLED, MAIN_REFS, State, Task, TaskPtr, TaskRef, VTable};
 use super::unwind;
@@ -44,6 +45,7 @@ pub(crate) struct Spec {
     pub(crate) id: u64,
     pub(crate) stack_size: StackSize,
     pub(crate) spawned_at: &'static Location<'static>,
+    pub(crate) domain: Option<DomainPtr>,
 }
 
 #[repr(C)]
@@ -101,6 +103,7 @@ pub(crate) fn main_task(id: u64) -> Task {
         id,
         stack_size: StackSize::DEFAULT,
         spawned_at: Location::caller(),
+        domain: None,
     };
     new_task(spec, &VTABLE)
 }
@@ -111,6 +114,8 @@ fn new_task(spec: Spec, vtable: &'static VTable) -> Task {
         next: Cell::new(None),
         suspender: Cell::new(None),
         fiber: UnsafeCell::new(None),
+        domain: spec.domain,
+        isolated: UnsafeCell::new(None),
         state: Cell::new(State::New),
         interrupts: Cell::new(0),
         done: Cell::new(false),
@@ -202,6 +207,7 @@ where
             // A destructor in it may have used further variables.
             task::drop_locals(task);
         }
+        domain::leave(task);
         task::finish(task);
     }
 

@@ -22,7 +22,7 @@ use super::shared::HubShared;
 use super::task::{KILLED, MAIN_REFS, State, TaskPtr};
 use super::wait::{self, Kind, Reason};
 use super::{HUB, Hub, TimerTarget, interrupt, watch};
-use crate::coroutine::overflow;
+use crate::coroutine::{overflow, tls};
 use crate::sys::pass::PassThrough;
 use crate::sys::{clock, fork, thread_end};
 
@@ -69,6 +69,11 @@ impl Hub {
     #[cold]
     #[inline(never)]
     fn renew_sentinel(&self) {
+        if tls::current() != self.home {
+            // The list of an isolated greenlet is another one, and is gone through
+            // while the thread lives on.
+            return;
+        }
         let hub = ptr::from_ref(self).cast_mut().cast();
         thread_end::before_thread_locals(before_thread_locals, hub);
         // SAFETY: as above.
@@ -79,6 +84,13 @@ impl Hub {
 
 extern "C" fn before_thread_locals(hub: *mut c_void) {
     take_away(hub.cast_const().cast());
+}
+
+/// The process ends, and the caller is an isolated greenlet whose thread-locals are
+/// about to be destroyed: for it the thread has a closing hub from now on.
+pub(crate) fn close_isolated() {
+    CLOSING.set(true);
+    HUB.set(ptr::null());
 }
 
 impl Drop for ThreadEnd {
@@ -150,15 +162,28 @@ pub fn shutdown() -> usize {
         return 0;
     };
     let me = hub.current();
+    // In an isolated greenlet, its own ones: it is a thread for who runs in it.
+    let is_other = |task: TaskPtr| match me.domain {
+        None => task != me && task != hub.main(),
+        Some(domain) => task != me && task.domain == Some(domain) && !domain.is_owner(task),
+    };
+    end_all(hub, is_other, |reason, deadline| {
+        wait::pause(reason, Kind::External, Some(deadline), |_| {});
+    })
+}
+
+/// Kills these, and waits for them with `pause`, which takes a deadline. Returns how
+/// many would not end.
+pub(super) fn end_all(
+    hub: &Hub,
+    is_one: impl Fn(TaskPtr) -> bool,
+    pause: impl Fn(Reason, u64),
+) -> usize {
     let mut patience = PATIENCE;
     loop {
         let others: Vec<TaskPtr> = {
             let tasks = hub.tasks.borrow();
-            tasks
-                .iter()
-                .copied()
-                .filter(|task| *task != me && *task != hub.main())
-                .collect()
+            tasks.iter().copied().filter(|task| is_one(*task)).collect()
         };
         if cfg!(panic = "abort") {
             return others.len();
@@ -180,8 +205,7 @@ pub fn shutdown() -> usize {
         }
         // Whoever is unwinding may need a while, or something from outside.
         let deadline = clock::deadline_after(Duration::from_millis(1));
-        let reason = Reason::new("shutting the hub down");
-        wait::pause(reason, Kind::External, Some(deadline), |_| {});
+        pause(Reason::new("shutting the hub down"), deadline);
     }
 }
 
@@ -226,6 +250,9 @@ fn after_fork() {
         task.state.set(State::Lost);
     }
     tasks.clear();
+    if let Some(domain) = me.domain {
+        domain.only_one_is_left();
+    }
     me.key.set(tasks.insert(me));
     hub.orphaned.set(me != hub.main());
 }

@@ -69,16 +69,51 @@ impl Hub {
         fd: RawFd,
         direction: Direction,
         patience: impl FnOnce() -> Result<Option<u64>, Errno>,
-        mut attempt: impl FnMut() -> Result<R, Errno>,
+        attempt: impl FnMut() -> Result<R, Errno>,
     ) -> Result<R, Errno> {
-        match attempt() {
-            Err(libc::EAGAIN) => {}
-            answer => return answer,
-        }
-        let deadline = patience()?;
-        let mut source = None;
+        self.until_ready_stream(fd, direction, patience, attempt, |_| false)
+    }
+
+    /// As `until_ready`, for an operation whose answer may show that it has used up
+    /// what there was, as a short read of a TCP stream does: see `Io::run_stream`.
+    /// The next one then waits without trying first.
+    pub(crate) fn until_ready_stream<R>(
+        &self,
+        fd: RawFd,
+        direction: Direction,
+        patience: impl FnOnce() -> Result<Option<u64>, Errno>,
+        mut attempt: impl FnMut() -> Result<R, Errno>,
+        used_up: impl Fn(&R) -> bool,
+    ) -> Result<R, Errno> {
+        let known = self.trusted_source(fd, direction.wanted());
+        let mut attempt = || {
+            let answer = attempt();
+            if let (Ok(value), Some(source)) = (&answer, &known) {
+                if source.is_tcp() && used_up(value) {
+                    source.side(direction).came_up_short();
+                }
+            }
+            answer
+        };
+        let is_used_up = |source: &Rc<Source>| !source.side(direction).maybe_ready();
+        let deadline = if known.as_ref().is_some_and(is_used_up) {
+            match patience() {
+                // It does not wait, and so the reactor is not asked.
+                Err(libc::EAGAIN) => return attempt(),
+                patience => patience?,
+            }
+        } else {
+            match attempt() {
+                Err(libc::EAGAIN) => patience()?,
+                answer => return answer,
+            }
+        };
+        let mut armed = match &known {
+            Some(source) => Armed::Before(Rc::clone(source)),
+            None => Armed::Not,
+        };
         loop {
-            let ended = self.await_source(&mut source, fd, direction, deadline)?;
+            let ended = self.await_source(&mut armed, fd, direction, deadline)?;
             match attempt() {
                 // A hub that was busy for long finds the time over, and the
                 // descriptor ready.
@@ -86,6 +121,18 @@ impl Hub {
                 answer => return answer,
             }
         }
+    }
+
+    /// The registration of a foreign descriptor that an earlier wait has left, if it
+    /// goes for this one too. It may be that of another one by now, closed where
+    /// nobody told us: whoever trusts it makes sure if nothing happens for a while.
+    fn trusted_source(&self, fd: RawFd, wanted: u32) -> Option<Rc<Source>> {
+        // If it has been closed by another thread, the note of that may be on its way.
+        if !ARMED.contains(fd) {
+            return None;
+        }
+        let source = self.known_source(fd)?;
+        (source.owner == NOBODY && source.covers(wanted)).then_some(source)
     }
 
     /// Parks until the descriptor may be ready, or the time is over. Of several waits
@@ -100,36 +147,50 @@ impl Hub {
         direction: Direction,
         deadline: Option<u64>,
     ) -> Result<(), Errno> {
-        match self.await_source(&mut None, fd, direction, deadline)? {
+        match self.await_source(&mut Armed::Not, fd, direction, deadline)? {
             Ended::TimedOut => Err(libc::EAGAIN),
             _ => Ok(()),
         }
     }
 
-    /// As `await_descriptor`, one of several waits: the kernel is told once.
+    /// As `await_descriptor`, one of several waits: the kernel is told once, and not
+    /// at first if it was told for an earlier operation.
     fn await_source(
         &self,
-        source: &mut Option<Rc<Source>>,
+        armed: &mut Armed,
         fd: RawFd,
         direction: Direction,
         deadline: Option<u64>,
     ) -> Result<Ended, Errno> {
-        let source = match source {
-            Some(source) if source.covers(direction.wanted()) => source,
-            source => match self.arm_foreign(fd, direction.wanted(), self.next_id()) {
-                Ok(armed) => source.insert(armed),
+        let wanted = direction.wanted();
+        if !armed.covers(wanted) {
+            *armed = match self.arm_foreign(fd, wanted, self.next_id()) {
+                Ok(source) => Armed::Now(source),
                 Err(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOSPC) => {
                     return self.await_unwatched(deadline);
                 }
                 Err(error) => return Err(error),
-            },
+            };
+        }
+        let (source, until) = match armed {
+            Armed::Now(source) => (source, deadline),
+            Armed::Before(source) => {
+                let soon = clock::now_ns().saturating_add(TRUST);
+                let until = deadline.map_or(soon, |deadline| deadline.min(soon));
+                (source, Some(until))
+            }
+            Armed::Not => unreachable!("it was just armed"),
         };
         self.renew_budget();
         let waiters = &source.side(direction).waiters;
-        match self.park_quietly(waiters, direction.reason(fd), Kind::External, deadline) {
+        match self.park_quietly(waiters, direction.reason(fd), Kind::External, until) {
             Quiet::Answered if source.is_gone() => Err(libc::EBADF),
             Quiet::Answered => Ok(Ended::Perhaps),
-            Quiet::TimedOut => Ok(Ended::TimedOut),
+            Quiet::TimedOut if until == deadline => Ok(Ended::TimedOut),
+            Quiet::TimedOut => {
+                *armed = Armed::Not;
+                Ok(Ended::Perhaps)
+            }
             Quiet::Refused(error) => Err(error),
         }
     }
@@ -187,12 +248,33 @@ impl Hub {
             ARMED.insert(fd);
             self.verify_source(fd);
         }
+        if let Ok(source) = &armed {
+            source.learn_protocol(|| os::socket_protocol(fd));
+        }
         os::set_errno(saved);
         match armed {
             Ok(source) if source.is_gone() => Err(libc::EBADF),
             // The number of what was closed is one of our own by now.
             Err(libc::EINVAL) if is_own(fd) => Err(libc::EBADF),
             armed => armed,
+        }
+    }
+}
+
+/// Whether the kernel has been told what an operation waits for.
+enum Armed {
+    Not,
+    /// For an earlier operation; that it is the same descriptor still is likely.
+    Before(Rc<Source>),
+    /// For this one.
+    Now(Rc<Source>),
+}
+
+impl Armed {
+    fn covers(&self, wanted: u32) -> bool {
+        match self {
+            Armed::Not => false,
+            Armed::Before(source) | Armed::Now(source) => source.covers(wanted),
         }
     }
 }

@@ -5,6 +5,8 @@
 //! already, and where several are due, the kill comes first and then the
 //! outermost `timeout` frame, whose unwinding passes the inner ones anyway.
 
+use super::shared::HubShared;
+use super::slab::Key;
 use super::task::{DEADLOCK, KILL, KILLED, State, TIMEOUT, TaskPtr};
 use super::timers::TimerKey;
 use super::unwind;
@@ -61,6 +63,29 @@ pub(crate) fn kill(hub: &Hub, task: TaskPtr) {
     }
     task.interrupt(KILL);
     wake(hub, task);
+}
+
+/// As `kill`, from any thread: that greenlet of that hub, if it is still there.
+pub(crate) fn kill_on(shared: &HubShared, key: u64) {
+    match Hub::try_current() {
+        Some(hub) if std::ptr::eq(hub.shared_ptr(), shared) => kill_key(hub, key),
+        _ => shared.push_kill(key),
+    }
+}
+
+/// Kills what other threads want killed.
+pub(super) fn kill_as_asked(hub: &Hub) {
+    let keys = hub.shared.borrow().take_kills();
+    for key in keys {
+        kill_key(hub, key);
+    }
+}
+
+fn kill_key(hub: &Hub, key: u64) {
+    let task = hub.tasks.borrow().get(Key::from_u64(key)).copied();
+    if let Some(task) = task {
+        kill(hub, task);
+    }
 }
 
 /// Makes a task that waits notice what is pending for it.

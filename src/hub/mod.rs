@@ -43,6 +43,7 @@
 //! | `address` | waits by address, as the kernel's futexes are |
 //! | `gate` | what many wait for together, woken in batches |
 //! | `parker` | `Parker` and `Unparker`, the public face of waiting |
+//! | `domain` | thread-local storage of a greenlet's own, and who shares it |
 //! | `end` | threads that end, `shutdown`, and fork |
 //! | `report` | who waits on what, and the deadlock report |
 //! | `watch` | how other threads see whether a hub goes on |
@@ -53,6 +54,7 @@
 )]
 pub(crate) mod address;
 mod cell;
+mod domain;
 mod end;
 mod exclusive;
 mod foreign;
@@ -79,31 +81,34 @@ mod unwind;
 mod wait;
 pub(crate) mod watch;
 
-use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use self::cell::{Blocks, Spec};
+use self::domain::{DomainPtr, Tids};
 use self::reactor::Reactor;
 use self::run_queue::RunQueue;
-use self::shared::HubShared;
 use self::slab::Slab;
 use self::timers::{TimerKey, Timers};
 use self::wait::Waiter;
 use self::watch::Pulse;
 use crate::coroutine::Fibers;
+use crate::coroutine::tls::{self, Base};
 use crate::error::SpawnError;
 use crate::sys::{clock, thread_end};
 
 pub(crate) use self::cell::{Ended, Handle};
+pub(crate) use self::domain::{Attachment, WaitsAsThread, isolation};
+pub(crate) use self::end::close_isolated;
 pub use self::end::shutdown;
 pub(crate) use self::exclusive::{Exclusive, Owned, park_releasing};
 pub(crate) use self::foreign::{
     Ended as WatchEnded, Interest, all_look_again, closing, closing_range, replacing,
 };
 pub(crate) use self::gate::Gate;
+pub(crate) use self::interrupt::kill_on;
 pub(crate) use self::interrupt::{TimeoutFrame, check_interrupts, kill, throw_kill};
 pub(crate) use self::io::{Io, Patience};
 pub(crate) use self::monitor::{Guard, Guarded, Monitor, Ready, Wait, interrupted};
@@ -113,6 +118,7 @@ pub(crate) use self::quiet::{Quiet, passes_through, passing, run_handler};
 pub use self::report::report;
 pub(crate) use self::report::{abort_blocked, no_other_threads, panic_deadlock};
 pub(crate) use self::run::may_switch;
+pub(crate) use self::shared::HubShared;
 pub(crate) use self::source::{Direction, bits};
 pub(crate) use self::switch::{Anything, Arrival, Special, awaited_by};
 pub(crate) use self::task::{AtEnd, Link, Local, LocalValue, State, Task, TaskPtr, TaskRef};
@@ -139,6 +145,9 @@ pub(crate) struct Hub {
     main: Box<Task>,
     fibers: Fibers,
     blocks: Blocks,
+    /// The OS thread's own thread-locals, on which the loop runs.
+    home: Base,
+    tids: Tids,
     tasks: RefCell<Slab<TaskPtr>>,
     stack_size: Cell<StackSize>,
     next_id: Cell<u64>,
@@ -157,11 +166,11 @@ pub(crate) struct Hub {
     io_budget: Cell<u32>,
     /// Retired greenlets since stacks were last looked through.
     retired: Cell<u32>,
-    /// Whether explicit switches are watched, and then where the last came from.
-    watched: Cell<bool>,
+    /// How many domains have their explicit switches watched, and where the last came from.
+    watched: Cell<u32>,
     origin: Cell<u64>,
-    /// What the room `greenlet/` keeps of each hub.
-    attachment: OnceCell<Box<dyn Any>>,
+    /// What the room `greenlet/` keeps of the thread's own domain.
+    attachment: OnceCell<Box<dyn Attachment>>,
     /// After a fork, in the child: the greenlet whose stack carries the loop
     /// is not here any more, and the process ends when nobody else is.
     orphaned: Cell<bool>,
@@ -253,6 +262,8 @@ impl Hub {
             main,
             fibers: Fibers::new(run::entry),
             blocks: Blocks::new(),
+            home: tls::current(),
+            tids: Tids::new(),
             tasks: RefCell::new(Slab::new()),
             stack_size: Cell::new(StackSize::DEFAULT),
             next_id: Cell::new(first_id + 1),
@@ -265,7 +276,7 @@ impl Hub {
             external_waits: Cell::new(0),
             io_budget: Cell::new(io::BUDGET),
             retired: Cell::new(0),
-            watched: Cell::new(false),
+            watched: Cell::new(0),
             origin: Cell::new(0),
             attachment: OnceCell::new(),
             orphaned: Cell::new(false),
@@ -309,11 +320,19 @@ impl Hub {
         Arc::clone(&self.shared.borrow())
     }
 
-    /// What another room keeps of this hub: one value, made when first asked for.
-    pub(crate) fn attachment<A: Default + 'static>(&self) -> &A {
-        let any = self.attachment.get_or_init(|| Box::new(A::default()));
-        match any.downcast_ref() {
-            Some(attachment) => attachment,
+    /// What another room keeps of the current domain: one value, made when first
+    /// asked for.
+    pub(crate) fn attachment<A: Attachment + Default>(&self) -> &A {
+        let task = self.current();
+        let place = match &task.domain {
+            None => &self.attachment,
+            Some(domain) => domain.attachment(),
+        };
+        let attachment = place.get_or_init(|| Box::new(A::default()));
+        match attachment.as_any().downcast_ref::<A>() {
+            // SAFETY: the hub, or the domain that the caller runs in, outlives what the
+            // caller does with it.
+            Some(attachment) => unsafe { &*std::ptr::from_ref(attachment) },
             None => unreachable!("one room attaches something to hubs"),
         }
     }
@@ -362,6 +381,10 @@ impl Hub {
     {
         let handle = self.create_task(options, body)?;
         let task = handle.task().ptr();
+        if task.done.get() {
+            // It was refused: see `domain`.
+            return Ok(handle);
+        }
         let timer = self.start_timer(deadline, TimerTarget::Start(task));
         task.with_extra(|extra| extra.start_timer = Some(timer));
         Ok(handle)
@@ -379,14 +402,36 @@ impl Hub {
         F: FnOnce() -> T + 'static,
         T: 'static,
     {
+        self.create_task_in(options, self.current().domain, body)
+    }
+
+    /// As `create_task`, in this domain.
+    #[inline]
+    fn create_task_in<F, T>(
+        &self,
+        options: SpawnOptions,
+        domain: Option<DomainPtr>,
+        body: F,
+    ) -> Result<Handle<T>, SpawnError>
+    where
+        F: FnOnce() -> T + 'static,
+        T: 'static,
+    {
         let stack_size = options.stack_size.unwrap_or(self.stack_size.get());
         let stack_size = stack_size.with_room_for::<F, T>();
-        self.fibers.reserve(stack_size)?;
         let spec = Spec {
             id: options.id.unwrap_or_else(|| self.next_id()),
             stack_size,
             spawned_at: options.spawned_at,
+            domain,
         };
+        if domain.is_some_and(|domain| domain.is_ending()) {
+            return Ok(domain::refuse(self, spec, body));
+        }
+        self.fibers.reserve(stack_size)?;
+        if let Some(domain) = domain {
+            domain.enter();
+        }
         let handle = cell::create(self, spec, body);
         let task = handle.task();
         task.key.set(self.tasks.borrow_mut().insert(task.ptr()));

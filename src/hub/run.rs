@@ -14,11 +14,12 @@
 //!           keeps neither timers nor I/O nor other threads waiting
 //! ```
 
+use super::domain::DomainPtr;
 use super::slab::Key;
 use super::task::{self, State, TaskPtr};
 use super::wait::{Kind, Waiter};
 use super::{Hub, TimerTarget, interrupt, report};
-use crate::coroutine::{Fiber, Suspender};
+use crate::coroutine::{Fiber, Suspender, Word};
 use crate::sys::clock;
 use crate::sys::panics::PanicCount;
 use crate::sys::pass::PassThrough;
@@ -124,6 +125,12 @@ impl Hub {
     #[cold]
     fn leave_unwinding(&self, task: TaskPtr, next: Option<TaskPtr>) {
         let before = task.unwinding.replace(true);
+        if Hub::is_alone(task) {
+            // The count is its own.
+            self.switch_away(task, next);
+            task.unwinding.set(before);
+            return;
+        }
         match PanicCount::get().and_then(|count| Some((count, count.take()?))) {
             Some((count, saved)) => {
                 self.switch_away(task, next);
@@ -203,12 +210,15 @@ impl Hub {
             debug_assert!(self.queue.first() == Some(task));
             self.current.set(task);
             // SAFETY: only the loop touches fibers, and a task's fiber stays
-            // with it until the task has finished.
+            // with it until the task has finished; so does its domain.
             let word = unsafe {
                 match &mut *task.fiber.get() {
                     Some(fiber) => fiber.resume(),
                     None if task == self.main() => return self.keep_sentinel(),
-                    none => none.insert(self.take_fiber(task)).resume(),
+                    none => match task.domain {
+                        None => none.insert(self.take_fiber(task)).resume(),
+                        Some(domain) => self.resume_isolated(task, domain),
+                    },
                 }
             };
             next = word.map(|next| TaskPtr(next.cast()));
@@ -218,6 +228,22 @@ impl Hub {
                 self.retire(task);
             }
             self.count_turn();
+        }
+    }
+
+    /// As the loop resumes others, on the thread-locals of its domain.
+    ///
+    /// # Safety
+    /// As for `Fiber::resume`, and the task's domain is alive.
+    #[inline(never)]
+    unsafe fn resume_isolated(&self, task: TaskPtr, domain: DomainPtr) -> Word {
+        // SAFETY: only the loop touches fibers; the rest is the caller's promise.
+        unsafe {
+            let fiber = match &mut *task.isolated.get() {
+                Some(fiber) => fiber,
+                none => none.insert(self.take_fiber(task)),
+            };
+            fiber.resume_on(domain.base())
         }
     }
 
@@ -237,7 +263,16 @@ impl Hub {
             self.fibers.give(fiber);
         }
         self.tasks.borrow_mut().remove(task.key.get());
+        let domain = task.domain;
+        // SAFETY: as above.
+        let isolated = domain.and_then(|_| unsafe { (*task.isolated.get()).take() });
         task::release(task);
+        if let Some(domain) = domain {
+            if let Some(fiber) = isolated {
+                self.fibers.give(fiber);
+            }
+            self.leave_domain(domain);
+        }
         let retired = self.retired.get() + 1;
         self.retired.set(retired);
         if retired == RETIRED_PER_TRIM {
@@ -357,7 +392,8 @@ impl Hub {
         let task = self.tasks.borrow().get(Key::from_u64(key)).copied();
         let Some(task) = task else {
             // The greenlet has ended, or there never was one: see `shared`.
-            return self.deregister_retired();
+            self.deregister_retired();
+            return interrupt::kill_as_asked(self);
         };
         // SAFETY: a task's waiter is null or in its frame.
         let waiter: Option<&Waiter> = unsafe { task.waiter.get().as_ref() };

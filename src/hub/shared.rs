@@ -34,6 +34,8 @@ pub(crate) struct HubShared {
     outlet: Mutex<Option<Outlet>>,
     /// Descriptors that other threads have closed, with their owners.
     retired: Mutex<Vec<(RawFd, u64)>>,
+    /// Greenlets that other threads want killed, by their keys.
+    kills: Mutex<Vec<u64>>,
 }
 
 /// The key of no greenlet: a message to it says that `retired` has grown.
@@ -53,6 +55,7 @@ impl HubShared {
             arrivals: Arrivals::new(),
             outlet: Mutex::new(None),
             retired: Mutex::new(Vec::new()),
+            kills: Mutex::new(Vec::new()),
         })
     }
 
@@ -94,6 +97,24 @@ impl HubShared {
     pub(super) fn stands_on(&self, fd: RawFd) -> bool {
         self.inbox.waker().is_some_and(|bell| bell.fd() == fd)
             || matches!(&*self.outlet(), Some(outlet) if outlet.is_one_of(fd))
+    }
+
+    /// Has a greenlet killed, when the hub comes to it.
+    pub(super) fn push_kill(&self, key: u64) {
+        if self.is_closed() {
+            return;
+        }
+        let _pass = PassThrough::enter();
+        self.kills().push(key);
+        self.push((NOBODY, 0));
+    }
+
+    pub(super) fn take_kills(&self) -> Vec<u64> {
+        std::mem::take(&mut *self.kills())
+    }
+
+    fn kills(&self) -> MutexGuard<'_, Vec<u64>> {
+        self.kills.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn retired(&self) -> MutexGuard<'_, Vec<(RawFd, u64)>> {

@@ -34,10 +34,11 @@ impl Direction {
         Reason::with(verb, fd as u64)
     }
 
-    /// As what the kernel is asked for.
+    /// As what the kernel is asked for. Who reads wants to know of the end too: it may
+    /// come together with the last data, and makes no sign of its own then.
     pub(super) fn wanted(self) -> u32 {
         match self {
-            Direction::Read => IN,
+            Direction::Read => IN | RDHUP,
             Direction::Write => OUT,
         }
     }
@@ -130,6 +131,8 @@ pub(super) struct Source {
     /// What the kernel was asked to report, and in which round: see `arm`.
     asked: Cell<(u32, u64)>,
     standing: Cell<Standing>,
+    /// Whether it is a TCP stream, once somebody has asked.
+    is_tcp: Cell<Option<bool>>,
     read: Side,
     write: Side,
     urgent: WaitQueue,
@@ -155,6 +158,7 @@ impl Source {
             generation,
             asked: Cell::new((asked, round)),
             standing: Cell::new(Standing::Registered),
+            is_tcp: Cell::new(None),
             read: Side::new(),
             write: Side::new(),
             urgent: WaitQueue::new(),
@@ -172,6 +176,18 @@ impl Source {
         match direction {
             Direction::Read => &self.read,
             Direction::Write => &self.write,
+        }
+    }
+
+    /// Whether a read that got less than it asked for has used up what there was.
+    pub(super) fn is_tcp(&self) -> bool {
+        self.is_tcp.get() == Some(true)
+    }
+
+    /// Has `protocol` asked for the protocol of the socket, once.
+    pub(super) fn learn_protocol(&self, protocol: impl FnOnce() -> Option<libc::c_int>) {
+        if self.is_tcp.get().is_none() {
+            self.is_tcp.set(Some(protocol() == Some(libc::IPPROTO_TCP)));
         }
     }
 
@@ -202,7 +218,7 @@ impl Source {
             _ => 0,
         };
         asked
-            | of(&self.read.waiters, IN)
+            | of(&self.read.waiters, IN | RDHUP)
             | of(&self.write.waiters, OUT)
             | of(&self.urgent, PRI)
             | of(&self.ended, RDHUP)

@@ -260,11 +260,14 @@ impl Hub {
     /// Whether somebody wants to know of every switch.
     #[inline(always)]
     pub(crate) fn is_watched(&self) -> bool {
-        self.watched.get()
+        self.watched.get() != 0
     }
 
+    /// One domain more, or less, whose switches are watched.
     pub(crate) fn watch_switches(&self, watched: bool) {
-        self.watched.set(watched);
+        let others = self.watched.get();
+        self.watched
+            .set(if watched { others + 1 } else { others - 1 });
     }
 }
 

@@ -23,8 +23,10 @@ use std::fmt;
 use std::panic::Location;
 use std::ptr::NonNull;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::address::InVain;
+use super::domain::{self, DomainPtr};
 use super::slab::Key;
 use super::switch::Head;
 use super::timers::TimerKey;
@@ -148,7 +150,8 @@ pub(crate) struct Task {
     pub(crate) next: Cell<Option<TaskPtr>>,
     /// How the running body gives the CPU back to the loop.
     pub(crate) suspender: Cell<Option<Suspender>>,
-    /// The stack it runs on, from its start to its end.
+    /// The stack it runs on, from its start to its end, if it runs on the OS thread's
+    /// thread-locals.
     pub(crate) fiber: UnsafeCell<Option<Fiber>>,
     pub(crate) state: Cell<State>,
     pub(crate) interrupts: Cell<u8>,
@@ -175,6 +178,11 @@ pub(crate) struct Task {
     pub(crate) waiter: Cell<*const Waiter>,
     /// What the explicit switch in progress waits with; good while `Switched`.
     pub(crate) landing: Cell<*const Head>,
+    /// Whose thread-locals it runs on: the OS thread's, if none.
+    pub(super) domain: Option<DomainPtr>,
+    /// The stack it runs on, if these are others. Apart, so that the loop need not ask
+    /// of each greenlet which they are.
+    pub(super) isolated: UnsafeCell<Option<Fiber>>,
     // Then what only its beginning, its end and the curious touch.
     pub(crate) vtable: &'static VTable,
     /// Counted references; the hub's own, until the end, is one of them.
@@ -211,6 +219,18 @@ impl Task {
     pub(crate) fn clear_interrupt(&self, bits: u8) {
         self.interrupts.set(self.interrupts.get() & !bits);
         self.refusals.set(0);
+    }
+
+    /// Who is told that it has ended, of an isolated greenlet.
+    pub(crate) fn tell_at_its_end(&self, told: Arc<dyn AtEnd>) {
+        if let Some(domain) = self.domain {
+            domain.set_told(told);
+        }
+    }
+
+    /// What others know it by.
+    pub(crate) fn key(&self) -> u64 {
+        self.key.get().to_u64()
     }
 
     /// Whether this is its thread's main greenlet.
@@ -362,6 +382,7 @@ pub(crate) fn finish(task: TaskPtr) {
     if task.has_extra.get() {
         tell(task);
     }
+    domain::tell(task);
     task.state.set(State::Finished);
 }
 

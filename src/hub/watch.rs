@@ -240,7 +240,11 @@ fn look(number: u64, turn: u64, note: &mut Note) -> bool {
     let is_main = task == hub.main();
     note.spawned_at = (!is_main).then_some(task.spawned_at);
     // SAFETY: a fiber is put there before its task runs, and taken away after.
-    let fiber = unsafe { (*task.fiber.get()).as_ref() };
+    let fiber = unsafe {
+        (*task.fiber.get())
+            .as_ref()
+            .or((*task.isolated.get()).as_ref())
+    };
     note.stack = fiber.map_or(0..0, |fiber| fiber.whole_stack());
     let mut text = SliceText::new(&mut note.name);
     let _ = task.write_name(&mut text);

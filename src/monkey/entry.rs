@@ -18,7 +18,7 @@ use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::kernel;
-use crate::hub::Hub;
+use crate::hub::{Hub, WaitsAsThread};
 use crate::sys::os::{self, Errno};
 
 /// A group of calls that is patched, or left alone, together.
@@ -75,6 +75,19 @@ pub(super) fn hub(part: Part) -> Option<&'static Hub> {
         return None;
     }
     Hub::parking()
+}
+
+/// As `hub`, for what callers wrap in marks of their thread's: where it is not patched
+/// for all, it is for isolated greenlets, whose thread-locals are their own.
+pub(super) fn hub_of_thread(part: Part) -> Option<(&'static Hub, Option<WaitsAsThread>)> {
+    if let Some(hub) = hub(part) {
+        return Some((hub, None));
+    }
+    if !is_any_on() {
+        return None;
+    }
+    let hub = Hub::parking()?;
+    Some((hub, Some(hub.wait_as_thread()?)))
 }
 
 /// As `hub`, for an operation on a descriptor that may have to wait: it is counted

@@ -1,4 +1,4 @@
-//! `epoll_wait` and its kin, where somebody asks for them.
+//! `epoll_wait` and its kin, where somebody asks for them, and in isolated greenlets.
 //!
 //! An epoll set is a descriptor like others: it is ready to be read when something
 //! in it is. So it is asked without waiting first, and waited for as `poll` does.
@@ -8,7 +8,7 @@ use std::ptr;
 
 use libc::{epoll_event, sigset_t, timespec};
 
-use super::entry::{Answer, Part, hub, interposed, operation, raw};
+use super::entry::{Answer, Part, hub_of_thread, interposed, operation, raw};
 use super::kernel;
 use crate::hub::{Hub, Interest, WatchEnded, bits};
 use crate::sys::clock;
@@ -33,9 +33,9 @@ interposed! {
     ) -> c_int {
         // SAFETY: the caller's promise.
         let plain = || unsafe { ask(set, events, most, timeout, mask) };
-        let answer = match hub(Part::Epoll) {
+        let answer = match hub_of_thread(Part::Epoll) {
             None => plain(),
-            Some(hub) => {
+            Some((hub, _waits)) => {
                 let time = kernel::time_of_millis(timeout);
                 // SAFETY: as above.
                 unsafe { wait_parking(hub, set, events, most, time, mask, plain) }
@@ -57,10 +57,10 @@ interposed! {
         let plain = || unsafe {
             raw!(libc::SYS_epoll_pwait2, set, events, most, time, mask, size)
         };
-        let answer = match hub(Part::Epoll) {
+        let answer = match hub_of_thread(Part::Epoll) {
             None => plain(),
             // SAFETY: as above.
-            Some(hub) => match unsafe { kernel::time_or_never(time) } {
+            Some((hub, _waits)) => match unsafe { kernel::time_or_never(time) } {
                 // SAFETY: as above.
                 Ok(time) => unsafe { wait_parking(hub, set, events, most, time, mask, plain) },
                 Err(error) => Err(error),

@@ -208,21 +208,34 @@ unsafe fn wait(args: &[usize; 6], bits: u32) -> Result<usize, Errno> {
     };
     let is_plain = op & !libc::FUTEX_PRIVATE_FLAG == libc::FUTEX_WAIT;
     let slept = match entry::hub(Part::Locks) {
-        Some(hub) if is_plain && timeout.is_null() => {
-            let never = Moment::Never;
-            address::block(address, bits, still, |word| stay(hub, word, PLAIN, never))?
-        }
-        Some(hub) if !is_plain => {
+        // In an isolated greenlet what belongs to the thread is its own.
+        Some(hub) if is_plain => match hub.wait_as_thread() {
+            Some(_waits) => {
+                // SAFETY: as above.
+                let moment = unsafe { Moment::of(timeout, op) }?;
+                park(hub, address, bits, still, moment)
+            }
+            None if timeout.is_null() => {
+                let never = Moment::Never;
+                address::block(address, bits, still, |word| stay(hub, word, PLAIN, never))?
+            }
+            // SAFETY: as above.
+            None => unsafe { block(args, address, bits, still) }?,
+        },
+        Some(hub) => {
             // SAFETY: as above.
             let moment = unsafe { Moment::of(timeout, op) }?;
             match is_parker(address, value) {
-                // SAFETY: there is memory, as above, and std's word.
-                true => unsafe { park_thread(hub, address, still, moment) }?,
                 false => park(hub, address, bits, still, moment),
+                true => match hub.wait_as_thread() {
+                    Some(_waits) => park(hub, address, bits, still, moment),
+                    // SAFETY: there is memory, as above, and std's word.
+                    None => unsafe { park_thread(hub, address, still, moment) }?,
+                },
             }
         }
         // SAFETY: as above.
-        _ => unsafe { block(args, address, bits, still) }?,
+        None => unsafe { block(args, address, bits, still) }?,
     };
     match slept {
         Slept::Woken => Ok(0),

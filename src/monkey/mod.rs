@@ -52,6 +52,8 @@ mod epoll;
 mod futex;
 #[cfg(not(target_feature = "crt-static"))]
 mod hosts;
+#[cfg(not(target_feature = "crt-static"))]
+mod identity;
 mod join;
 mod kernel;
 mod patch;
@@ -71,4 +73,5 @@ mod stream;
 mod transfer;
 
 pub use entry::Part;
+pub(crate) use patch::not_in_place;
 pub use patch::{Covered, Patch, coverage, is_patched, patch_all, unpatched};

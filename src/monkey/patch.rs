@@ -32,6 +32,8 @@ static TABLES: &[&[Row]] = &[
     super::dns::ROWS,
     #[cfg(not(target_feature = "crt-static"))]
     super::hosts::ROWS,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::identity::ROWS,
 ];
 
 fn rows() -> impl Iterator<Item = &'static Row> {
@@ -184,6 +186,18 @@ impl Patch {
         entry::switch_on(self.parts);
         Ok(())
     }
+}
+
+/// The first function that isolated greenlets need to be ours, and which is not. In a
+/// statically linked program they are not possible for other reasons.
+pub(crate) fn not_in_place() -> Option<&'static str> {
+    #[cfg(not(target_feature = "crt-static"))]
+    for row in super::identity::ROWS {
+        if !is_in_place(row) {
+            return Some(row.name);
+        }
+    }
+    None
 }
 
 /// Whether the program's calls of this function are calls of ours.

@@ -141,7 +141,16 @@ pub(super) unsafe fn receive_parking(
         unsafe { raw!(libc::SYS_recvfrom, fd, at, left, flags, from, from_len) }
     };
     if flags & libc::MSG_WAITALL == 0 || is_of_its_own(fd, flags) {
-        return hub.until_ready(fd, Direction::Read, || patience(fd, flags), || attempt(0));
+        // What is peeked at stays, and what is urgent is of its own.
+        let takes = flags & (libc::MSG_PEEK | libc::MSG_OOB | libc::MSG_ERRQUEUE) == 0;
+        let used_up = |got: &usize| takes && *got < len && *got > 0;
+        return hub.until_ready_stream(
+            fd,
+            Direction::Read,
+            || patience(fd, flags),
+            || attempt(0),
+            used_up,
+        );
     }
     all_of(hub, fd, len.min(MOST), flags, attempt)
 }

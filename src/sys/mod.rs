@@ -8,6 +8,7 @@ pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod handler;
 pub(crate) mod helpers;
+pub(crate) mod mark;
 pub(crate) mod objects;
 pub(crate) mod os;
 pub(crate) mod panics;

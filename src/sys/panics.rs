@@ -111,7 +111,7 @@ impl PanicCount {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) fn thread_pointer() -> usize {
+pub(crate) fn thread_pointer() -> usize {
     let pointer: usize;
     // SAFETY: on x86-64 Linux the first word of the thread's control block is
     // its own address.
@@ -122,7 +122,7 @@ pub(super) fn thread_pointer() -> usize {
 }
 
 #[cfg(target_arch = "aarch64")]
-pub(super) fn thread_pointer() -> usize {
+pub(crate) fn thread_pointer() -> usize {
     let pointer: usize;
     // SAFETY: reading the thread pointer has no effect on anything.
     unsafe {
@@ -132,7 +132,7 @@ pub(super) fn thread_pointer() -> usize {
 }
 
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-pub(super) fn thread_pointer() -> usize {
+pub(crate) fn thread_pointer() -> usize {
     0
 }
 
