@@ -17,7 +17,8 @@
 //!
 //! ```text
 //!   closing:  out of ARMED ─▶ out of every epoll set ─▶ close ─▶ in ARMED? verify
-//!   arming:   into ARMED ─▶ into the epoll set ─▶ still in ARMED? else once more
+//!   arming:   into ARMED ─▶ into the epoll set ─▶ still in ARMED? else in again,
+//!                                                 and the kernel is asked
 //! ```
 //!
 //! So whoever arms it at the same moment on another thread either finds it closed,
@@ -254,7 +255,11 @@ impl Hub {
             source.learn_protocol(|| os::socket_protocol(fd));
         }
         os::set_errno(saved);
-        armed
+        match armed {
+            // The number of what was closed is one of our own by now.
+            Err(libc::EINVAL) if is_own(fd) => Err(libc::EBADF),
+            armed => armed,
+        }
     }
 }
 
