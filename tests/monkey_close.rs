@@ -188,35 +188,34 @@ fn a_number_that_was_closed_behind_our_back_is_another_descriptor() {
 /// Threads close what greenlets of another thread are about to wait for.
 #[test]
 fn what_is_closed_at_the_very_moment_of_waiting_is_not_waited_for() {
-    // Nobody else is to use the numbers again.
-    common::alone(
-        "what_is_closed_at_the_very_moment_of_waiting_is_not_waited_for",
-        || {
-            let _watchdog = patched();
-            // It reads files.
-            greenlet::diagnostics::watchdog(None);
-            // The hub's own descriptors are there from now on.
-            greenlet::sleep(MS);
-            const ROUNDS: usize = 5000;
-            let (to_close, closing) = mpsc::channel::<RawFd>();
-            let closer = std::thread::spawn(move || {
+    // Nobody else is to use the numbers again, nor the watchdog, which reads files.
+    let name = "what_is_closed_at_the_very_moment_of_waiting_is_not_waited_for";
+    let ended = common::in_subprocess_with(name, &[("GREENLET_WATCHDOG", "off")], || {
+        let _watchdog = patched();
+        const ROUNDS: usize = 5000;
+        // The hub has its descriptors from now on.
+        greenlet::sleep(MS);
+        let (to_close, closing) = mpsc::channel::<RawFd>();
+        let closer = std::thread::spawn(move || {
+            for fd in closing {
                 // SAFETY: the number was given away.
-                closing
-                    .iter()
-                    .for_each(|fd| assert_eq!(unsafe { libc::close(fd) }, 0));
-            });
-            for round in 0..ROUNDS {
-                let (a, _b) = pair(libc::SOCK_STREAM);
-                let fd = a.into_raw_fd();
-                let reading = greenlet::spawn(move || recv(&fd, &mut [0; 4], 0));
-                to_close.send(fd).unwrap();
-                (0..round % 500).for_each(|_| std::hint::spin_loop());
-                assert_eq!(reading.join().unwrap(), Err(libc::EBADF));
+                assert_eq!(unsafe { libc::close(fd) }, 0);
             }
-            drop(to_close);
-            closer.join().unwrap();
-        },
-    );
+        });
+        for round in 0..ROUNDS {
+            let (a, _b) = pair(libc::SOCK_STREAM);
+            let fd = a.into_raw_fd();
+            let reading = greenlet::spawn(move || recv(&fd, &mut [0; 4], 0));
+            to_close.send(fd).unwrap();
+            (0..round % 500).for_each(|_| std::hint::spin_loop());
+            assert_eq!(reading.join().unwrap(), Err(libc::EBADF));
+        }
+        drop(to_close);
+        closer.join().unwrap();
+    });
+    if let Some(ended) = ended {
+        ended.succeeded();
+    }
 }
 
 #[test]

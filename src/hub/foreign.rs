@@ -18,7 +18,7 @@
 //! ```text
 //!   closing:  out of ARMED ─▶ out of every epoll set ─▶ close ─▶ in ARMED? verify
 //!   arming:   into ARMED ─▶ into the epoll set ─▶ still in ARMED? else in again,
-//!                                                 and the kernel is asked
+//!                                                 and verify
 //! ```
 //!
 //! So whoever arms it at the same moment on another thread either finds it closed,
@@ -240,22 +240,20 @@ impl Hub {
     fn arm_foreign(&self, fd: RawFd, wanted: u32, round: u64) -> Result<Rc<Source>, Errno> {
         let _pass = PassThrough::enter();
         let saved = os::errno();
-        let armed = loop {
-            let is_noted = ARMED.insert(fd);
-            let armed = self.arm_source(fd, wanted, round);
-            if armed.is_err() || !is_noted || ARMED.contains(fd) {
-                break armed;
-            }
-            // Whoever closes it has found the note, and may be through by now, with
-            // another look at it: the kernel knows.
+        let is_noted = ARMED.insert(fd);
+        let armed = self.arm_source(fd, wanted, round);
+        while armed.is_ok() && is_noted && !ARMED.contains(fd) {
+            // Somebody is closing it. Whether that is done the kernel knows; if not,
+            // they find the number here when it is.
             ARMED.insert(fd);
-            self.confirm_source(fd);
-        };
+            self.verify_source(fd);
+        }
         if let Ok(source) = &armed {
             source.learn_protocol(|| os::socket_protocol(fd));
         }
         os::set_errno(saved);
         match armed {
+            Ok(source) if source.is_gone() => Err(libc::EBADF),
             // The number of what was closed is one of our own by now.
             Err(libc::EINVAL) if is_own(fd) => Err(libc::EBADF),
             armed => armed,

@@ -274,17 +274,9 @@ impl Reactor {
     /// still what has it?
     fn verify(&mut self, fd: RawFd) {
         if let Some(source) = self.find(fd, NOBODY).map(Rc::clone) {
-            let wanted = source.wanted_by_others(0);
-            // Who waits for it has been told by now.
-            let _ = self.rearm(fd, &source, wanted, 0);
-        }
-    }
-
-    /// As `verify`, and what was asked for last is asked for again.
-    fn confirm(&mut self, fd: RawFd) {
-        if let Some(source) = self.find(fd, NOBODY).map(Rc::clone) {
-            let (asked, round) = source.asked();
-            let _ = self.rearm(fd, &source, asked, round);
+            let (wanted, round) = source.asked();
+            // If it is another one, who waits for it has been told by now.
+            let _ = self.rearm(fd, &source, wanted, round);
         }
     }
 
@@ -425,13 +417,6 @@ impl Hub {
     pub(super) fn verify_source(&self, fd: RawFd) {
         if let Some(reactor) = self.reactor.borrow_mut().as_mut() {
             reactor.verify(fd);
-        }
-    }
-
-    /// As `verify_source`, for one who has just armed it.
-    pub(super) fn confirm_source(&self, fd: RawFd) {
-        if let Some(reactor) = self.reactor.borrow_mut().as_mut() {
-            reactor.confirm(fd);
         }
     }
 
