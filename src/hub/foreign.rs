@@ -18,7 +18,7 @@
 //! ```text
 //!   closing:  out of ARMED ─▶ out of every epoll set ─▶ close ─▶ in ARMED? verify
 //!   arming:   into ARMED ─▶ into the epoll set ─▶ still in ARMED? else in again,
-//!                                                 and the kernel is asked
+//!                                                 and verify
 //! ```
 //!
 //! So whoever arms it at the same moment on another thread either finds it closed,
