@@ -110,9 +110,18 @@ struct Node {
     bits: u32,
     /// How often it has been woken in vain, if it is a greenlet.
     in_vain: u32,
-    /// It was woken by a greenlet of its own hub.
-    by_neighbour: Cell<bool>,
+    told: Cell<Told>,
     sleeper: Sleeper,
+}
+
+/// Whether a greenlet has been told that it is woken. Only its own thread writes this.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    No,
+    /// By a greenlet of its own hub.
+    ByNeighbour,
+    /// By another thread: its node has been in the list of arrivals, and is out of it.
+    FromAfar,
 }
 
 /// Both live in the frame that the node is in.
@@ -155,12 +164,11 @@ pub(crate) fn wait(
             break Slept::Changed;
         }
         let woken = waiter.park(hub, sleep.deadline);
-        // Who answers takes the node out first, and touches neither it nor the
-        // waiter after the claim.
         match woken {
             Some(Woken::Answered(_)) => {
+                bucket.see_told(hub, &node);
                 hub.shared.borrow().went_on.fetch_add(1, Ordering::Relaxed);
-                if node.by_neighbour.get() {
+                if node.told.get() == Told::ByNeighbour {
                     task.in_vain.set(InVain {
                         address,
                         turn: hub.pulse.left(),
@@ -349,6 +357,17 @@ impl Bucket {
         linked
     }
 
+    /// Who answers takes the node out first, and another thread puts it into the list of
+    /// arrivals then. A greenlet that has parked goes on when it is out of that, too; but
+    /// one that is woken before it parks goes on at once.
+    fn see_told(&self, hub: &Hub, node: &Node) {
+        if node.told.get() == Told::No {
+            // It is put there under the lock that it was claimed under.
+            drop(self.lock());
+            hub.shared.borrow().arrivals.take_in(hub);
+        }
+    }
+
     fn unlink(&self, held: &Held<'_>, node: &Node) {
         held.queue().remove(node);
         self.linked.fetch_sub(1, Ordering::Relaxed);
@@ -426,7 +445,7 @@ impl Node {
             address,
             bits,
             in_vain,
-            by_neighbour: Cell::new(false),
+            told: Cell::new(Told::No),
             sleeper,
         }
     }

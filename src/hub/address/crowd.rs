@@ -5,7 +5,7 @@ use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use super::{Hub, Node, PATIENCE, Sleeper};
+use super::{Hub, Node, PATIENCE, Sleeper, Told};
 use crate::hub::shared::HubShared;
 use crate::hub::wait::Answer;
 use crate::sys::os;
@@ -16,7 +16,8 @@ pub(super) const CROWD: usize = 16;
 
 /// Who has been claimed under a bucket's lock, and is told when it has been let go.
 pub(super) struct Crowd {
-    greenlets: [Option<(Arc<HubShared>, *const Node)>; CROWD],
+    /// The hubs of greenlets that have arrived there.
+    hubs: [Option<Arc<HubShared>>; CROWD],
     /// The words of threads, as numbers: a thread may have left its frame by now,
     /// and the kernel does not look at what is there either.
     words: [usize; CROWD],
@@ -28,7 +29,7 @@ pub(super) struct Crowd {
 impl Crowd {
     pub(super) fn new() -> Crowd {
         Crowd {
-            greenlets: [const { None }; CROWD],
+            hubs: [const { None }; CROWD],
             words: [0; CROWD],
             claimed: 0,
             let_go_first: false,
@@ -46,13 +47,13 @@ impl Crowd {
         let mut useful = true;
         match node.sleeper {
             Sleeper::Greenlet(waiter) => {
-                // SAFETY: a greenlet leaves its frame after it has been claimed and
-                // told, or has taken its node out under the lock, which we hold.
+                // SAFETY: a greenlet leaves its frame when it has been told, or has
+                // taken its node out under the lock, which we hold.
                 match unsafe { (*waiter).claim_answer(0) } {
                     Answer::Refused => return false,
                     Answer::Done => {
                         // It is of this thread, and cannot run before we are done.
-                        node.by_neighbour.set(true);
+                        node.told.set(Told::ByNeighbour);
                         self.let_go_first |= node.in_vain >= PATIENCE;
                         if let Some(hub) = Hub::try_current() {
                             hub.shared.borrow().woken.fetch_add(1, Ordering::Relaxed);
@@ -62,7 +63,9 @@ impl Crowd {
                         let hub = delivery.into_hub();
                         hub.woken.fetch_add(1, Ordering::SeqCst);
                         useful = !hub.blocked.load(Ordering::SeqCst);
-                        self.greenlets[at] = Some((hub, node));
+                        // It may go on as soon as it is there.
+                        hub.arrivals.push(node);
+                        self.hubs[at] = Some(hub);
                     }
                 }
             }
@@ -77,8 +80,7 @@ impl Crowd {
     }
 
     pub(super) fn tell(self) {
-        for (hub, node) in self.greenlets.into_iter().flatten() {
-            hub.arrivals.push(node);
+        for hub in self.hubs.into_iter().flatten() {
             let _pass = PassThrough::enter();
             hub.inbox.nudge();
         }
@@ -111,7 +113,8 @@ impl Arrivals {
     fn push(&self, node: *const Node) {
         let mut first = self.0.load(Ordering::Relaxed);
         loop {
-            // SAFETY: the greenlet does not go on before it is taken from here.
+            // SAFETY: the greenlet does not go on before it is taken from here, see
+            // `Bucket::see_told`.
             unsafe { (*node).next.set(first) };
             let order = (Ordering::SeqCst, Ordering::Relaxed);
             match self
@@ -142,6 +145,7 @@ impl Arrivals {
         // SAFETY: as above.
         while let Some(node) = unsafe { in_order.as_ref() } {
             in_order = node.next.get();
+            node.told.set(Told::FromAfar);
             if let Sleeper::Greenlet(waiter) = node.sleeper {
                 // SAFETY: the waiter is in the same frame.
                 unsafe { (*waiter).notified(hub) };

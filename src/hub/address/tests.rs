@@ -152,3 +152,28 @@ fn a_word_that_has_changed_is_not_waited_for() {
     assert_eq!(block(0x3000, ANY, || true, blocked), Err(libc::ETIMEDOUT));
     assert_eq!(wake(0x3000, ANY, 1), 0);
 }
+
+/// A greenlet whose time is over lets others have one turn, and is woken from afar in
+/// that turn: it goes on without having parked.
+#[test]
+fn who_is_woken_before_it_parks_leaves_nothing_of_its_frame_behind() {
+    let address = 0x4000;
+    let waits = crate::spawn(move || {
+        let deadline = Some(0);
+        let slept = wait(
+            Hub::get(),
+            address,
+            ANY,
+            || true,
+            Sleep { deadline, ..SLEEP },
+        );
+        (slept, Hub::get().shared().arrivals.is_empty())
+    });
+    let wakes = crate::spawn(move || {
+        let (tell, told) = std::sync::mpsc::channel();
+        thread::spawn(move || tell.send(wake(address, ANY, 1)));
+        told.recv()
+    });
+    assert!(matches!(waits.join(), Ok((Slept::Woken, true))));
+    assert!(matches!(wakes.join(), Ok(Ok(1))));
+}
