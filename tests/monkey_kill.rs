@@ -10,7 +10,11 @@ use std::cell::Cell;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use common::{MS, OnDrop, flag};
@@ -322,6 +326,32 @@ fn what_is_given_up_is_not_unwound() {
     given_up.kill_wait();
     greenlet::sleep(MS);
     assert!(!dropped.get());
+}
+
+/// It runs on the stack of who was given up, which ends with that, as any greenlet that
+/// has ended: what it calls is not refused any more.
+#[test]
+fn a_waker_that_hears_of_who_was_given_up_makes_calls_that_wait() {
+    struct Sleeps(AtomicU32);
+    impl Wake for Sleeps {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            std::thread::sleep(MS);
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let _watchdog = patched();
+    let sleeps = Arc::new(Sleeps(AtomicU32::new(0)));
+    let mut given_up = spawn(deaf(&Rc::default()));
+    let waker = Waker::from(sleeps.clone());
+    let polled = Pin::new(&mut given_up).poll(&mut Context::from_waker(&waker));
+    assert!(polled.is_pending());
+    greenlet::sleep(MS);
+    given_up.kill_wait();
+    common::until(|| sleeps.0.load(Ordering::Relaxed) > 1);
+    greenlet::sleep(MS);
+    assert_eq!(sleeps.0.load(Ordering::Relaxed), 2, "it is told once");
+    assert!(matches!(given_up.join(), Err(JoinError::Killed)));
 }
 
 #[test]

@@ -22,7 +22,7 @@ use std::time::Duration;
 use super::Hub;
 use super::io::BUDGET;
 use super::parker::Parker;
-use super::task::{self, KILL, State, TIMEOUT, TaskPtr};
+use super::task::{self, KILL, KILLED, PENDING, State, TIMEOUT, TaskPtr};
 use super::wait::{self, Kind, Place, Reason, WaitQueue, Woken};
 use crate::sys::os::Errno;
 use crate::sys::panics::PanicCount;
@@ -158,6 +158,11 @@ impl Hub {
 
     /// Gives up the current greenlet, which does not end. Never returns.
     fn abandon(&self, task: TaskPtr) -> ! {
+        // From here on it ends, as one that was killed. Wakers make calls on this stack,
+        // which is to be given up once.
+        task.clear_interrupt(PENDING);
+        task.interrupt(KILLED);
+        task.unwinding.set(true);
         // Destructors are not run for it; those of its variables neither.
         if task.has_extra.get() {
             task.with_extra(|extra| std::mem::forget(std::mem::take(&mut extra.locals)));
