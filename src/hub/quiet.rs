@@ -282,18 +282,23 @@ impl Hub {
 }
 
 /// Marks a greenlet as left in the middle of something, until it is dropped.
-pub(super) struct Midway(TaskPtr);
+pub(super) struct Midway {
+    task: TaskPtr,
+    /// It may be in the middle of something else already: who wakes others where it is
+    /// about to wait itself may let them go first.
+    before: bool,
+}
 
 impl Midway {
     pub(super) fn enter(task: TaskPtr) -> Midway {
-        task.midway.set(true);
-        Midway(task)
+        let before = task.midway.replace(true);
+        Midway { task, before }
     }
 }
 
 impl Drop for Midway {
     fn drop(&mut self) {
-        self.0.midway.set(false);
+        self.task.midway.set(self.before);
     }
 }
 
@@ -327,4 +332,19 @@ pub(crate) fn passing<R>(f: impl FnOnce() -> R) -> R {
     task.passing.set(task.passing.get() + 1);
     let _leave = Leave(task);
     f()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_in_the_middle_of_two_things_is_so_until_both_are_over() {
+        let task = Hub::get().current();
+        let outer = Midway::enter(task);
+        drop(Midway::enter(task));
+        assert!(task.midway.get());
+        drop(outer);
+        assert!(!task.midway.get());
+    }
 }
