@@ -29,24 +29,26 @@ use std::sync::atomic::{AtomicU32, Ordering, compiler_fence};
 
 use super::{os, pass};
 
-/// Handlers that interrupt each other, beyond which only the first are marked.
-const MOST: usize = 16;
+/// Of more handlers than these that interrupt each other the first are marked, and the
+/// last, which puts back the mark that it has found there.
+const MOST: usize = 4;
 
 /// A handler's frame.
+#[derive(Clone, Copy)]
 struct Mark {
     /// Where the token is.
-    place: Cell<usize>,
+    place: usize,
     /// What is written there for as long as the handler runs. 0: nothing.
-    token: Cell<u32>,
+    token: u32,
     /// Which greenlet was interrupted. If another one asks, there was a switch,
     /// and there is none in a handler.
-    greenlet: Cell<usize>,
+    greenlet: usize,
 }
 
 thread_local! {
     // `const` and without destructors, as `pass` has it.
-    static MARKS: [Mark; MOST] = const {
-        [const { Mark { place: Cell::new(0), token: Cell::new(0), greenlet: Cell::new(0) } }; MOST]
+    static MARKS: [Cell<Mark>; MOST] = const {
+        [const { Cell::new(Mark { place: 0, token: 0, greenlet: 0 }) }; MOST]
     };
     static TOKENS: Cell<u32> = const { Cell::new(0) };
 }
@@ -68,19 +70,21 @@ pub(crate) fn run(greenlet: usize, handler: impl FnOnce()) {
     // its own, and takes it back before it returns.
     pass::set_handlers(before + 1);
     compiler_fence(Ordering::SeqCst);
-    if let Some(mark) = MARKS.with(|marks| marks.get(before).map(std::ptr::from_ref)) {
-        // SAFETY: this thread's own, which outlives all that runs on it.
-        let mark = unsafe { &*mark };
-        mark.token.set(token);
-        mark.place.set(word.as_ptr() as usize);
-        mark.greenlet.set(greenlet);
-    }
+    let place = word.as_ptr() as usize;
+    let mark = Mark {
+        place,
+        token,
+        greenlet,
+    };
+    let found = MARKS.with(|marks| marks[before.min(MOST - 1)].replace(mark));
     compiler_fence(Ordering::SeqCst);
     handler();
     compiler_fence(Ordering::SeqCst);
     // SAFETY: a live variable. It is the last that is done with it, which is no
     // reason to leave it out.
     unsafe { word.as_ptr().write_volatile(0) };
+    MARKS.with(|marks| marks[before.min(MOST - 1)].set(found));
+    compiler_fence(Ordering::SeqCst);
     pass::set_handlers(before);
 }
 
@@ -95,7 +99,7 @@ pub(super) fn is_running(greenlet: usize) -> bool {
         let Some(last) = pass::handlers().checked_sub(1) else {
             return false;
         };
-        if MARKS.with(|marks| marks[last.min(MOST - 1)].is_live(greenlet, here)) {
+        if MARKS.with(|marks| marks[last.min(MOST - 1)].get().is_live(greenlet, here)) {
             return true;
         }
         pass::set_handlers(last);
@@ -103,12 +107,11 @@ pub(super) fn is_running(greenlet: usize) -> bool {
 }
 
 impl Mark {
-    fn is_live(&self, greenlet: usize, here: usize) -> bool {
-        let (place, token) = (self.place.get(), self.token.get());
-        self.greenlet.get() == greenlet
-            && here < place
-            && holds(place, token)
-            && !is_on_the_other_stack(place, here)
+    fn is_live(self, greenlet: usize, here: usize) -> bool {
+        self.greenlet == greenlet
+            && here < self.place
+            && holds(self.place, self.token)
+            && !is_on_the_other_stack(self.place, here)
     }
 }
 
@@ -190,20 +193,50 @@ mod tests {
         assert!(!is_set());
     }
 
+    /// It may run on another stack than those before it.
+    #[test]
+    fn the_last_of_many_handlers_is_marked_while_it_runs() {
+        let place = || MARKS.with(|marks| marks[MOST - 1].get().place);
+        fn nest(depth: usize, f: &mut dyn FnMut()) {
+            match depth {
+                0 => f(),
+                _ => run(7, || nest(depth - 1, f)),
+            }
+        }
+        nest(MOST, &mut || {
+            let before = place();
+            run(7, || {
+                assert!(place() < before, "a frame further down");
+                assert!(is_set());
+            });
+            assert_eq!(place(), before);
+            assert!(is_set());
+        });
+        assert!(!is_set());
+    }
+
     /// A mark as a jump leaves it: counted, of a frame that is gone.
     #[test]
     fn a_mark_of_a_frame_that_was_left_is_void() {
         #[inline(never)]
         fn leave() {
-            run(7, || ());
+            let mut mark = None;
+            run(7, || mark = Some(MARKS.with(|marks| marks[0].get())));
             // Of a frame that was here, and is not any more.
+            MARKS.with(|marks| marks[0].set(mark.unwrap()));
             pass::set_handlers(1);
         }
         leave();
         assert!(!is_set());
         assert_eq!(pass::handlers(), 0);
         // As before, of memory that is not there.
-        MARKS.with(|marks| marks[0].place.set(usize::MAX & !0xfff));
+        MARKS.with(|marks| {
+            let place = usize::MAX & !0xfff;
+            marks[0].set(Mark {
+                place,
+                ..marks[0].get()
+            });
+        });
         pass::set_handlers(1);
         assert!(!is_set());
     }
