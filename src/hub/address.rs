@@ -38,16 +38,15 @@ mod crowd;
 mod lock;
 
 use std::cell::Cell;
-use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
 
 pub(super) use self::crowd::Arrivals;
 use self::crowd::Crowd;
 use self::lock::{Interrupted, Lock};
 use super::Hub;
+use super::list::{Linked, Links, List};
 use super::quiet::Midway;
 use super::wait::{Kind, Reason, Waiter, Woken};
-use crate::sys::fork;
 use crate::sys::os::{self, Errno};
 
 /// How a wait has ended.
@@ -89,11 +88,9 @@ struct Bucket {
 
 /// What the lock guards.
 struct Queue {
-    head: Cell<*const Node>,
-    tail: Cell<*const Node>,
+    list: List<Node>,
     /// Numbers nodes in the order in which they come.
     next: Cell<u64>,
-    fork: Cell<u32>,
 }
 
 // SAFETY: the queue is reached under the bucket's lock only, and what its nodes
@@ -102,9 +99,7 @@ unsafe impl Sync for Bucket {}
 
 /// A place in the queue of an address.
 struct Node {
-    prev: Cell<*const Node>,
-    next: Cell<*const Node>,
-    linked: Cell<bool>,
+    links: Links<Node>,
     number: Cell<u64>,
     address: usize,
     bits: u32,
@@ -313,10 +308,8 @@ impl Bucket {
             in_kernel: AtomicU32::new(0),
             known: AtomicUsize::new(NOWHERE),
             queue: Queue {
-                head: Cell::new(ptr::null()),
-                tail: Cell::new(ptr::null()),
+                list: List::new(),
                 next: Cell::new(0),
-                fork: Cell::new(0),
             },
         }
     }
@@ -350,11 +343,7 @@ impl Bucket {
         // Interrupted: not possible, for the thread was not in the lock when the
         // node was linked, and who is in a handler has returned from it by now.
         let Ok(held) = self.lock() else { os::abort() };
-        let linked = node.linked.get();
-        if linked {
-            self.unlink(&held, node);
-        }
-        linked
+        self.unlink(&held, node)
     }
 
     /// Who answers takes the node out first, and another thread puts it into the list of
@@ -368,9 +357,13 @@ impl Bucket {
         }
     }
 
-    fn unlink(&self, held: &Held<'_>, node: &Node) {
-        held.queue().remove(node);
-        self.linked.fetch_sub(1, Ordering::Relaxed);
+    /// False if it was out already.
+    fn unlink(&self, held: &Held<'_>, node: &Node) -> bool {
+        let was_linked = held.queue().list.remove(node);
+        if was_linked {
+            self.linked.fetch_sub(1, Ordering::Relaxed);
+        }
+        was_linked
     }
 
     /// Wakes those who wait for an address; without one, everybody.
@@ -382,13 +375,13 @@ impl Bucket {
             let mut crowd = Crowd::new();
             let Ok(held) = self.lock() else { return woken };
             let end = *end.get_or_insert(held.queue().next.get());
-            let mut at = held.queue().head.get();
+            let mut at = held.queue().list.first();
             // SAFETY: linked nodes are alive.
             while let Some(node) = unsafe { at.as_ref() } {
                 if woken == count || crowd.is_full() || node.number.get() >= end {
                     break;
                 }
-                at = node.next.get();
+                at = node.links.next.get();
                 if whom.is_none_or(|(address, bits)| node.is_meant(address, bits)) {
                     self.unlink(&held, node);
                     woken += usize::from(crowd.claim(node));
@@ -406,41 +399,24 @@ impl Bucket {
 
 impl Queue {
     fn push(&self, node: &Node) {
-        let last = self.tail.get();
-        node.prev.set(last);
-        node.linked.set(true);
         node.number.set(self.next.get());
         self.next.set(self.next.get() + 1);
-        self.tail.set(node);
-        // SAFETY: linked nodes are alive.
-        match unsafe { last.as_ref() } {
-            Some(last) => last.next.set(node),
-            None => self.head.set(node),
-        }
+        // SAFETY: `wait` and `block` leave their frames when the node is out.
+        unsafe { self.list.push(node) };
     }
+}
 
-    fn remove(&self, node: &Node) {
-        node.linked.set(false);
-        let (prev, next) = (node.prev.get(), node.next.get());
-        // SAFETY: the neighbours of a linked node are linked, hence alive.
-        match unsafe { prev.as_ref() } {
-            Some(prev) => prev.next.set(next),
-            None => self.head.set(next),
-        }
-        // SAFETY: as above.
-        match unsafe { next.as_ref() } {
-            Some(next) => next.prev.set(prev),
-            None => self.tail.set(prev),
-        }
+impl Linked for Node {
+    #[inline(always)]
+    fn links(&self) -> &Links<Node> {
+        &self.links
     }
 }
 
 impl Node {
     fn new(address: usize, bits: u32, in_vain: u32, sleeper: Sleeper) -> Node {
         Node {
-            prev: Cell::new(ptr::null()),
-            next: Cell::new(ptr::null()),
-            linked: Cell::new(false),
+            links: Links::new(),
             number: Cell::new(0),
             address,
             bits,
@@ -492,13 +468,9 @@ impl Bucket {
     fn lock(&self) -> Result<Held<'_>, Interrupted> {
         self.lock.take()?;
         let held = Held(self);
-        let generation = fork::generation();
-        if self.queue.fork.get() != generation {
+        if self.queue.list.forget_before_fork() {
             // Of those who waited, and of who may have been changing it, nobody is
             // in this process.
-            self.queue.fork.set(generation);
-            self.queue.head.set(ptr::null());
-            self.queue.tail.set(ptr::null());
             self.linked.store(0, Ordering::Relaxed);
         }
         Ok(held)

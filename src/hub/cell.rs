@@ -28,7 +28,7 @@ use super::domain::{self, DomainPtr};
 use super::slab::Key;
 use super::task::{self, KILL, KILLED, MAIN_REFS, State, Task, TaskPtr, TaskRef, VTable};
 use super::unwind;
-use super::wait::WaitQueue;
+use super::wait_queue::WaitQueue;
 use crate::coroutine::StackSize;
 
 /// How a greenlet ended that did not return.

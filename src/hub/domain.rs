@@ -35,7 +35,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::task::{self, AtEnd, TaskPtr};
-use super::wait::WaitQueue;
+use super::wait_queue::WaitQueue;
 use super::{HUB, Hub, cell, end, unwind};
 use crate::coroutine::tls::{self, Base, TlsBlock};
 use crate::error::{IsolationError, SpawnError};

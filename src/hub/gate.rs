@@ -31,7 +31,8 @@ use crate::shim::lazy::AtomicBool;
 use loom::sync::atomic::Ordering;
 
 use super::monitor::{Guard, Guarded, Monitor, Wait, interrupted};
-use super::wait::{Answer, CARRY_ON, Node, Place, WaitQueue};
+use super::wait::Answer;
+use super::wait_queue::{CARRY_ON, Node, Place, WaitQueue};
 use super::{Hub, Woken, report};
 use crate::sys::fork;
 

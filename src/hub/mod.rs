@@ -28,7 +28,8 @@
 //! |---|---|
 //! | `run` | the loop: whose turn it is, and what happens when it is nobody's |
 //! | `task`, `cell` | the record of a greenlet; its memory, closure and result |
-//! | `wait` | waiters, the claim, and the one intrusive `WaitQueue` |
+//! | `wait` | waiters, and the claim |
+//! | `list`, `wait_queue` | those who wait, linked through their frames; the one `WaitQueue` |
 //! | `interrupt`, `unwind` | kill and timeout; every catch and throw |
 //! | `timers`, `reactor`, `inbox` | what wakes a hub: the clock, descriptors, other threads |
 //! | `switch` | explicit switches, and the values they carry |
@@ -62,6 +63,7 @@ mod gate;
 mod inbox;
 mod interrupt;
 mod io;
+mod list;
 mod monitor;
 mod numbers;
 mod own;
@@ -79,6 +81,7 @@ mod task;
 mod timers;
 mod unwind;
 mod wait;
+mod wait_queue;
 pub(crate) mod watch;
 
 use std::cell::{Cell, OnceCell, RefCell};
@@ -125,7 +128,8 @@ pub(crate) use self::task::{AtEnd, Link, Local, LocalValue, State, Task, TaskPtr
 pub(crate) use self::unwind::{
     Payload, catch, contain, is_interrupt, is_kill, is_timeout, rethrow,
 };
-pub(crate) use self::wait::{Kind, Place, Reason, WaitQueue, Woken, pause, wait_any};
+pub(crate) use self::wait::{Kind, Reason, Woken, pause};
+pub(crate) use self::wait_queue::{Place, WaitQueue, wait_any};
 pub use crate::coroutine::StackSize;
 
 /// The scheduler of one OS thread.

@@ -40,7 +40,8 @@ use crate::shim::{lazy::AtomicU32, spin_loop};
 #[cfg(feature = "loom")]
 use loom::sync::atomic::Ordering;
 
-use super::wait::{Answer, Delivery, Node, Place, WaitQueue, Waiter};
+use super::wait::{Answer, Delivery, Waiter};
+use super::wait_queue::{Node, Place, WaitQueue};
 use super::{Hub, Kind, Reason, Woken, interrupt, report};
 use crate::sys::{clock, fork, os, pass};
 

@@ -180,7 +180,7 @@ impl Parker {
                         Ordering::Acquire,
                     );
                     if parked.is_err() {
-                        waiter.answer_now();
+                        waiter.answer_now(0);
                     }
                 })?;
             if inner.state.swap(EMPTY, Ordering::Acquire) == NOTIFIED {

@@ -23,7 +23,8 @@ use super::Hub;
 use super::io::BUDGET;
 use super::parker::Parker;
 use super::task::{self, KILL, KILLED, PENDING, State, TIMEOUT, TaskPtr};
-use super::wait::{self, Kind, Place, Reason, WaitQueue, Woken};
+use super::wait::{Kind, Reason, Woken};
+use super::wait_queue::{self, Place, WaitQueue};
 use crate::sys::os::Errno;
 use crate::sys::panics::PanicCount;
 use crate::sys::pass::{self, PassThrough};
@@ -198,7 +199,9 @@ impl Hub {
         kind: Kind,
         deadline: Option<u64>,
     ) -> Quiet {
-        self.quietly(kind, |kind| wait::park_any(places, reason, kind, deadline))
+        self.quietly(kind, |kind| {
+            wait_queue::park_any(places, reason, kind, deadline)
+        })
     }
 
     /// Parks the current greenlet until the parker's other half is called, from

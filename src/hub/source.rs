@@ -15,7 +15,8 @@
 use std::cell::Cell;
 use std::os::fd::RawFd;
 
-use super::wait::{Reason, WaitQueue};
+use super::wait::Reason;
+use super::wait_queue::WaitQueue;
 
 /// One of the two directions of a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

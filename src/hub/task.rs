@@ -31,7 +31,8 @@ use super::slab::Key;
 use super::switch::Head;
 use super::timers::TimerKey;
 use super::unwind;
-use super::wait::{WaitQueue, Waiter};
+use super::wait::Waiter;
+use super::wait_queue::WaitQueue;
 use super::{Hub, SpawnOptions};
 use crate::coroutine::{Fiber, StackSize, Suspender};
 

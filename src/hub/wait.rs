@@ -1,4 +1,4 @@
-//! Waiting: the one way a greenlet stops, and the one queue it stops in.
+//! Waiting: the one way a greenlet stops, and who may end that.
 //!
 //! A wait is a [`Waiter`] in the frame of the greenlet that waits, so waiting
 //! allocates nothing. Whoever wants to end the wait must *claim* the waiter
@@ -16,7 +16,7 @@
 //! So an answered wait stays answered: a kill or a timeout that comes later
 //! finds the claim taken and stays pending, and what was handed over is not
 //! lost. An answer that comes too late finds the claim taken as well, and
-//! [`WaitQueue::wake_one`] goes on to the next waiter.
+//! [`WaitQueue::wake_one`](super::WaitQueue::wake_one) goes on to the next waiter.
 
 use std::cell::Cell;
 use std::ptr;
@@ -37,7 +37,7 @@ use super::interrupt;
 use super::shared::HubShared;
 use super::task::{PENDING, State, TaskPtr};
 use super::{Hub, TimerTarget};
-use crate::sys::{clock, fork};
+use crate::sys::clock;
 
 /// What a greenlet waits for, in the words of a report.
 #[derive(Clone, Copy, Debug)]
@@ -234,8 +234,8 @@ impl Waiter {
     }
 
     /// Answers a wait of the current greenlet that has not begun yet.
-    pub(crate) fn answer_now(&self) {
-        self.try_claim(ANSWERED);
+    pub(super) fn answer_now(&self, index: u32) {
+        self.try_claim(ANSWERED + index);
     }
 
     fn end(&self, hub: &Hub, value: u32) {
@@ -344,311 +344,5 @@ pub(super) fn or_throw(ended: Option<Woken>) -> Woken {
     match ended {
         Some(woken) => woken,
         None => interrupt::throw(Hub::get()),
-    }
-}
-
-/// A waiter's place in one queue.
-pub(crate) struct Node {
-    prev: Cell<*const Node>,
-    next: Cell<*const Node>,
-    linked: Cell<bool>,
-    waiter: *const Waiter,
-    /// What the waiter is told: which of its queues answered.
-    index: u32,
-    /// When it was queued, in whatever the owner of the queue counts by.
-    pub(super) stamp: Cell<u32>,
-}
-
-/// Who waits for one thing, first come first served.
-///
-/// The nodes live in the frames of those who wait. That is sound because a
-/// frame is left only through code of this file, which unlinks the node first;
-/// a frame that is never left (a greenlet leaked at the end of its thread)
-/// stays mapped for ever. After a fork the child's copy of a queue is empty:
-/// of all who waited, nobody lives there.
-///
-/// ```text
-///    WaitQueue { head ─────▶ Node ◀──▶ Node ◀──▶ Node ◀───── tail }
-///                             │ waiter  │         │
-///                             ▼         ▼         ▼     (each in the frame
-///                           Waiter    Waiter    Waiter   of its greenlet)
-/// ```
-pub(crate) struct WaitQueue {
-    head: Cell<*const Node>,
-    tail: Cell<*const Node>,
-    /// The fork count when the queue was last empty and used.
-    fork: Cell<u32>,
-}
-
-impl WaitQueue {
-    pub(crate) const fn new() -> WaitQueue {
-        WaitQueue {
-            head: Cell::new(ptr::null()),
-            tail: Cell::new(ptr::null()),
-            fork: Cell::new(0),
-        }
-    }
-
-    /// Parks the current greenlet here. A kill or a timeout unwinds out of
-    /// this call; what was answered is never lost by it.
-    pub(crate) fn wait(&self, reason: Reason, kind: Kind, deadline: Option<u64>) -> Woken {
-        match self.park(reason, kind, deadline, true) {
-            Some(woken) => woken,
-            None => interrupt::throw(Hub::get()),
-        }
-    }
-
-    /// As `wait`, but a kill or a timeout stays pending until the next wait.
-    pub(crate) fn wait_uninterrupted(&self, reason: Reason, kind: Kind) -> Woken {
-        match self.park(reason, kind, None, false) {
-            Some(woken) => woken,
-            None => unreachable!("this wait cannot be interrupted"),
-        }
-    }
-
-    /// As `wait`, and None where that would unwind: the caller has something
-    /// to put right before it calls [`interrupt::throw`].
-    pub(crate) fn park(
-        &self,
-        reason: Reason,
-        kind: Kind,
-        deadline: Option<u64>,
-        interruptible: bool,
-    ) -> Option<Woken> {
-        let hub = Hub::get();
-        let waiter = Waiter::new(hub, reason, kind, interruptible);
-        let node = Node::new(&waiter, 0);
-        self.push(&node);
-        let woken = waiter.park(hub, deadline);
-        self.remove(&node);
-        woken
-    }
-
-    /// Answers the first who still waits. False if there is nobody.
-    pub(crate) fn wake_one(&self) -> bool {
-        match self.claim_one() {
-            Answer::Refused => false,
-            Answer::Done => true,
-            Answer::ToSend(delivery) => {
-                delivery.send();
-                true
-            }
-        }
-    }
-
-    /// As `wake_one`, leaving a message to another hub to the caller.
-    #[inline]
-    pub(super) fn claim_one(&self) -> Answer {
-        self.claim_one_if(|_| true, |_| 0).0
-    }
-
-    /// As `claim_one`, as long as `wanted` says so before each attempt. What
-    /// `flags` gives is added to what the waiter is told; it is called when the
-    /// one that is tried has left the queue.
-    #[inline]
-    pub(super) fn claim_one_if(
-        &self,
-        wanted: impl Fn(&WaitQueue) -> bool,
-        flags: impl Fn(&WaitQueue) -> u32,
-    ) -> (Answer, u32) {
-        while wanted(self) {
-            let Some(node) = self.pop() else { break };
-            // SAFETY: a linked node's frame is alive, and the waiter beside it.
-            let (waiter, index) = unsafe { ((*node).waiter, (*node).index) };
-            let flags = flags(self);
-            // SAFETY: as above.
-            match unsafe { (*waiter).claim_answer(index | flags) } {
-                Answer::Refused => {}
-                answer => return (answer, flags),
-            }
-        }
-        (Answer::Refused, 0)
-    }
-
-    /// As `claim_one`, with the stamp of the one who was answered.
-    #[inline(always)]
-    pub(super) fn claim_stamped(&self) -> (Answer, u32) {
-        while let Some(node) = self.pop() {
-            // SAFETY: a linked node's frame is alive, and the waiter beside it.
-            let (waiter, index, stamp) =
-                unsafe { ((*node).waiter, (*node).index, (*node).stamp.get()) };
-            // SAFETY: as above.
-            match unsafe { (*waiter).claim_answer(index) } {
-                Answer::Refused => {}
-                answer => return (answer, stamp),
-            }
-        }
-        (Answer::Refused, 0)
-    }
-
-    /// The stamp of the first in the queue.
-    pub(super) fn first_stamp(&self) -> Option<u32> {
-        self.forget_before_fork();
-        // SAFETY: linked nodes are alive.
-        let node = unsafe { self.head.get().as_ref()? };
-        Some(node.stamp.get())
-    }
-
-    /// Whether nobody is in the queue. Those who are may have ended their wait.
-    #[inline]
-    pub(super) fn is_empty(&self) -> bool {
-        self.head.get().is_null() || self.fork.get() != fork::generation()
-    }
-
-    /// Answers all who wait, in their order, and says how many there were.
-    #[inline]
-    pub(crate) fn wake_all(&self) -> usize {
-        let mut woken = 0;
-        if self.head.get().is_null() {
-            return woken;
-        }
-        while self.wake_one() {
-            woken += 1;
-        }
-        woken
-    }
-
-    #[inline]
-    fn forget_before_fork(&self) {
-        let now = fork::generation();
-        if self.fork.get() != now {
-            self.fork.set(now);
-            self.head.set(ptr::null());
-            self.tail.set(ptr::null());
-        }
-    }
-
-    #[inline]
-    pub(super) fn push(&self, node: &Node) {
-        self.forget_before_fork();
-        let last = self.tail.get();
-        node.prev.set(last);
-        node.linked.set(true);
-        self.tail.set(node);
-        if last.is_null() {
-            self.head.set(node);
-        } else {
-            // SAFETY: linked nodes are alive.
-            unsafe { (*last).next.set(node) };
-        }
-    }
-
-    #[inline]
-    fn pop(&self) -> Option<*const Node> {
-        self.forget_before_fork();
-        let first = self.head.get();
-        // SAFETY: linked nodes are alive.
-        let node = unsafe { first.as_ref()? };
-        self.remove(node);
-        Some(first)
-    }
-
-    #[inline(always)]
-    pub(super) fn remove(&self, node: &Node) {
-        self.forget_before_fork();
-        if !node.linked.replace(false) {
-            return;
-        }
-        let (prev, next) = (node.prev.get(), node.next.get());
-        // SAFETY: the neighbours of a linked node are linked, hence alive.
-        match unsafe { prev.as_ref() } {
-            Some(prev) => prev.next.set(next),
-            None => self.head.set(next),
-        }
-        // SAFETY: as above.
-        match unsafe { next.as_ref() } {
-            Some(next) => next.prev.set(prev),
-            None => self.tail.set(prev),
-        }
-    }
-}
-
-impl Node {
-    pub(super) fn new(waiter: &Waiter, index: u32) -> Node {
-        Node {
-            prev: Cell::new(ptr::null()),
-            next: Cell::new(ptr::null()),
-            linked: Cell::new(false),
-            waiter,
-            index,
-            stamp: Cell::new(0),
-        }
-    }
-
-    /// Answers a wait that has not begun yet.
-    pub(super) fn answer_now(&self) {
-        // SAFETY: a node is made beside its waiter, and does not outlive it.
-        unsafe { (*self.waiter).try_claim(ANSWERED + self.index) };
-    }
-}
-
-/// Added to what a waiter is told: it has to call [`Place::carry_on`].
-pub(super) const CARRY_ON: u32 = 1 << 30;
-
-/// Where a greenlet that waits for several things can queue.
-pub(crate) trait Place {
-    /// Queues the node, or answers its wait at once. The caller takes it out
-    /// again before it leaves its frame.
-    fn link(&self, node: &Node);
-
-    /// Takes it out, if it is still in.
-    fn unlink(&self, node: &Node);
-
-    /// The one who was answered wakes others.
-    fn carry_on(&self) {}
-}
-
-impl Place for WaitQueue {
-    fn link(&self, node: &Node) {
-        self.push(node);
-    }
-
-    fn unlink(&self, node: &Node) {
-        self.remove(node);
-    }
-}
-
-/// Parks the current greenlet in several places at once, until one of them
-/// answers. Nothing of it stays behind in the others.
-pub(crate) fn wait_any(
-    places: &[&dyn Place],
-    reason: Reason,
-    kind: Kind,
-    deadline: Option<u64>,
-) -> Woken {
-    match park_any(places, reason, kind, deadline) {
-        Some(woken) => woken,
-        None => interrupt::throw(Hub::get()),
-    }
-}
-
-/// As `wait_any`, and None where that would unwind.
-pub(crate) fn park_any(
-    places: &[&dyn Place],
-    reason: Reason,
-    kind: Kind,
-    deadline: Option<u64>,
-) -> Option<Woken> {
-    let hub = Hub::get();
-    let waiter = Waiter::new(hub, reason, kind, true);
-    let nodes: Vec<Node> = (0..places.len() as u32)
-        .map(|index| Node::new(&waiter, index))
-        .collect();
-    for (place, node) in places.iter().zip(&nodes) {
-        place.link(node);
-    }
-    let woken = waiter.park(hub, deadline);
-    for (place, node) in places.iter().zip(&nodes) {
-        place.unlink(node);
-    }
-    match woken {
-        Some(Woken::Answered(told)) => {
-            let index = told & !CARRY_ON;
-            if told != index {
-                places[index as usize].carry_on();
-            }
-            Some(Woken::Answered(index))
-        }
-        other => other,
     }
 }

@@ -115,7 +115,7 @@ impl Arrivals {
         loop {
             // SAFETY: the greenlet does not go on before it is taken from here, see
             // `Bucket::see_told`.
-            unsafe { (*node).next.set(first) };
+            unsafe { (*node).links.next.set(first) };
             let order = (Ordering::SeqCst, Ordering::Relaxed);
             match self
                 .0
@@ -139,12 +139,12 @@ impl Arrivals {
         let mut in_order = ptr::null();
         // SAFETY: as above; they go on after we have gone.
         while let Some(node) = unsafe { last_first.as_ref() } {
-            last_first = node.next.replace(in_order);
+            last_first = node.links.next.replace(in_order);
             in_order = node;
         }
         // SAFETY: as above.
         while let Some(node) = unsafe { in_order.as_ref() } {
-            in_order = node.next.get();
+            in_order = node.links.next.get();
             node.told.set(Told::FromAfar);
             if let Sleeper::Greenlet(waiter) = node.sleeper {
                 // SAFETY: the waiter is in the same frame.

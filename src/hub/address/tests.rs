@@ -1,3 +1,4 @@
+use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::thread;

@@ -10,6 +10,8 @@
 pub(crate) mod gate;
 #[path = "../../../src/hub/inbox.rs"]
 pub(crate) mod inbox;
+#[path = "../../../src/hub/list.rs"]
+mod list;
 #[cfg(test)]
 #[path = "models.rs"]
 mod models;
@@ -22,6 +24,8 @@ mod monitor_models;
 pub(crate) mod parker;
 #[path = "../../../src/hub/wait.rs"]
 pub(crate) mod wait;
+#[path = "../../../src/hub/wait_queue.rs"]
+pub(crate) mod wait_queue;
 
 use std::cell::Cell;
 

@@ -7,7 +7,8 @@ use loom::thread;
 use super::gate::Gate;
 use super::models::check;
 use super::monitor::{Guarded, Monitor, Ready, Wait};
-use super::wait::{Kind, Reason, Woken, wait_any};
+use super::wait::{Kind, Reason, Woken};
+use super::wait_queue::wait_any;
 use super::with_hub;
 
 const REASON: Reason = Reason::new("a model's turn");
