@@ -26,24 +26,21 @@
 //! * Whoever's hub has ended, or stayed behind in a fork, is passed over.
 
 use std::cell::UnsafeCell;
-#[cfg(not(feature = "loom"))]
-use std::hint::spin_loop;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 #[cfg(not(feature = "loom"))]
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 // tests/loom compiles this file a second time.
 #[cfg(feature = "loom")]
-use crate::shim::{lazy::AtomicU32, spin_loop};
+use crate::shim::lazy::AtomicU32;
 #[cfg(feature = "loom")]
 use loom::sync::atomic::Ordering;
 
 use super::wait::{Answer, Delivery, Waiter};
 use super::wait_queue::{Node, Place, WaitQueue};
 use super::{Hub, Kind, Reason, Woken, interrupt, report};
-use crate::sys::{clock, fork, os, pass};
+use crate::sys::{fork, pass, spin};
 
 /// What a monitor guards.
 pub(crate) trait Guarded {
@@ -52,13 +49,6 @@ pub(crate) trait Guarded {
     /// cannot bear that is replaced and *forgotten* here, never dropped.
     fn abandoned(&mut self) {}
 }
-
-/// How often a held lock is looked at before the thread gives its CPU away.
-const SPINS: u32 = 100;
-/// And how often it does that before it sleeps a little: its holder may be of
-/// a lower priority.
-const YIELDS: u32 = 1000;
-const NAP: Duration = Duration::from_micros(50);
 
 /// A state that several threads change and wait for, with `N` queues.
 pub(crate) struct Monitor<S, const N: usize> {
@@ -86,12 +76,6 @@ impl<S, const N: usize> Monitor<S, N> {
             state: UnsafeCell::new(state),
             queues: [const { WaitQueue::new() }; N],
         }
-    }
-
-    /// The state, which nobody else can reach.
-    #[allow(dead_code, reason = "for what is built on it")]
-    pub(crate) fn into_inner(self) -> S {
-        self.state.into_inner()
     }
 }
 
@@ -122,11 +106,7 @@ impl<S: Guarded, const N: usize> Monitor<S, N> {
             let seen = self.word.load(Ordering::Relaxed);
             if seen == mine {
                 tries += 1;
-                match tries {
-                    0..SPINS => spin_loop(),
-                    SPINS..YIELDS => os::yield_thread(),
-                    _ => clock::block_thread_for(NAP),
-                }
+                spin::a_moment(tries);
                 continue;
             }
             let taken =
@@ -329,7 +309,6 @@ impl<'a, S: Guarded, const N: usize> Guard<'a, S, N> {
     /// Whether nobody is in this queue. Where somebody is, its wait may have
     /// ended already, so that nobody is woken.
     #[inline]
-    #[allow(dead_code, reason = "for what is built on it")]
     pub(crate) fn is_empty(&self, queue: usize) -> bool {
         self.monitor.queues[queue].is_empty()
     }
@@ -471,7 +450,7 @@ mod tests {
                 });
             }
         });
-        assert_eq!(monitor.into_inner().0, 400_000);
+        assert_eq!(monitor.lock().0, 400_000);
     }
 
     #[test]

@@ -28,7 +28,7 @@
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_long};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use libc::timespec;
@@ -182,7 +182,7 @@ unsafe fn wait(args: &[usize; 6], bits: u32) -> Result<usize, Errno> {
     let [address, op, value, timeout, ..] = *args;
     let (op, value, timeout) = (op as c_int, value as u32, timeout as *const timespec);
     if LOOKING.get() == Looking::ForWait {
-        PARKED.store(value.into(), Ordering::Relaxed);
+        PARKED.store(value, Ordering::Relaxed);
         PARKER.set(address);
         return Err(libc::ETIMEDOUT);
     }
@@ -411,7 +411,7 @@ unsafe fn park_thread(
     }
     const EMPTY: u32 = 0;
     const NOTIFIED: u32 = 1;
-    let parked = PARKED.load(Ordering::Relaxed) as u32;
+    let parked = PARKED.load(Ordering::Relaxed);
     // SAFETY: the caller's promise.
     let word = unsafe { AtomicU32::from_ptr(address as *mut u32) };
     let order = (Ordering::AcqRel, Ordering::Relaxed);
@@ -443,7 +443,7 @@ thread_local! {
 }
 
 /// What stands in the word of a Parker whose thread waits.
-static PARKED: AtomicU64 = AtomicU64::new(u32::MAX as u64);
+static PARKED: AtomicU32 = AtomicU32::new(u32::MAX);
 
 /// Whether this is the word on which `thread::park` of this thread waits.
 ///
@@ -451,7 +451,7 @@ static PARKED: AtomicU64 = AtomicU64::new(u32::MAX as u64);
 /// and then the wait that has begun here ends at once, which `park` is allowed to.
 /// Otherwise it leaves a permit, so that the next `park` ends at once.
 fn is_parker(address: usize, value: u32) -> bool {
-    if u64::from(value) != PARKED.load(Ordering::Relaxed) {
+    if value != PARKED.load(Ordering::Relaxed) {
         return false;
     }
     if PARKER.get() == 0 {

@@ -24,6 +24,7 @@ mod resume;
 pub(crate) mod shared;
 pub(crate) mod signal;
 pub(crate) mod socket;
+pub(crate) mod spin;
 pub(crate) mod text;
 pub(crate) mod thread_end;
 pub(crate) mod threads;

@@ -15,9 +15,8 @@
 
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use crate::sys::{clock, fork, os};
+use crate::sys::{fork, spin};
 
 /// The lock's word; 0 while it is free.
 pub(super) struct Lock(AtomicU64);
@@ -26,12 +25,6 @@ pub(super) struct Lock(AtomicU64);
 pub(super) struct Interrupted;
 
 const NOTE: u64 = 1;
-/// How often a held lock is looked at before the thread gives its CPU away.
-const SPINS: u32 = 100;
-/// And how often it does that before it sleeps a little: its holder may be of a
-/// lower priority.
-const YIELDS: u32 = 1000;
-const NAP: Duration = Duration::from_micros(50);
 
 thread_local! {
     /// Its address is that of no other thread. `const` and without a destructor.
@@ -82,11 +75,7 @@ impl Lock {
                 continue;
             }
             tries += 1;
-            match tries {
-                0..SPINS => std::hint::spin_loop(),
-                SPINS..YIELDS => os::yield_thread(),
-                _ => clock::block_thread_for(NAP),
-            }
+            spin::a_moment(tries);
             seen = self.0.load(Ordering::Relaxed);
         }
     }

@@ -10,11 +10,6 @@ pub(crate) mod clock {
         NOW
     }
 
-    /// Others have their turn.
-    pub(crate) fn block_thread_for(_: Duration) {
-        loom::thread::yield_now();
-    }
-
     pub(crate) fn deadline_after(timeout: Duration) -> u64 {
         NOW + u64::try_from(timeout.as_nanos()).unwrap_or(NEVER - NOW)
     }
@@ -26,9 +21,9 @@ pub(crate) mod fork {
     }
 }
 
-pub(crate) mod os {
-    pub(crate) fn yield_thread() {
-        loom::thread::yield_now();
+pub(crate) mod spin {
+    pub(crate) fn a_moment(_: u32) {
+        crate::shim::spin_loop();
     }
 }
 
