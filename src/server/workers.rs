@@ -29,7 +29,7 @@ use crate::net::{ReservedPort, TcpListener, TcpStream, ToSocketAddrs, UnixStream
 use crate::process::{Function, Process, Request, Worker};
 use crate::queue::Queue;
 use crate::sync::Event;
-use crate::sys::signal;
+use crate::sys::{fork, signal};
 use crate::task::refuse_with_panic_abort;
 
 /// What serves a connection in a worker.
@@ -142,6 +142,7 @@ impl WorkersBuilder {
             ended: Event::new(),
             killed: AtomicUsize::new(0),
             restarts: AtomicU64::new(0),
+            generation: fork::generation(),
         });
         let first = Arc::new(Queue::unbounded());
         std::thread::Builder::new()
@@ -212,6 +213,9 @@ impl From<Failure> for io::Error {
 /// end.
 ///
 /// It may be used from several threads. Dropping it stops it with a timeout of zero.
+///
+/// In the child of a fork it has no workers, for they are the parent's: stopping or
+/// dropping it there does nothing.
 pub struct Workers {
     shared: Arc<Shared>,
     /// Kept bound, so that nobody else gets it while a worker is being replaced.
@@ -230,12 +234,21 @@ struct Shared {
     /// Connections that were cut off when their workers stopped.
     killed: AtomicUsize,
     restarts: AtomicU64,
+    /// The fork count of the process whose workers they are.
+    generation: u32,
 }
 
 #[derive(Clone)]
 struct Running {
     process: Arc<Process>,
     control: Arc<UnixStream>,
+}
+
+impl Shared {
+    /// Then the thread that looks after them is not here, who may have held a lock.
+    fn is_the_parents(&self) -> bool {
+        self.generation != fork::generation()
+    }
 }
 
 impl Workers {
@@ -248,6 +261,9 @@ impl Workers {
     /// The numbers of the worker processes that run now.
     #[must_use]
     pub fn pids(&self) -> Vec<u32> {
+        if self.shared.is_the_parents() {
+            return Vec::new();
+        }
         let running = |slot: &Mutex<Option<Running>>| {
             let slot = lock(slot);
             slot.as_ref().map(|running| running.process.pid())
@@ -268,6 +284,9 @@ impl Workers {
     /// A greenlet that calls it parks, a plain thread blocks.
     pub fn stop(&self, timeout: Duration) -> usize {
         let shared = &self.shared;
+        if shared.is_the_parents() {
+            return 0;
+        }
         if !shared.stopping.swap(true, Ordering::SeqCst) {
             shared.stop.set();
             let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
