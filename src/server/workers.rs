@@ -326,13 +326,16 @@ impl fmt::Debug for Workers {
     }
 }
 
+/// What has become of each worker's first start.
+type First = Queue<io::Result<()>>;
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing panics while it is held.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The life of the thread that looks after the workers.
-fn look_after(shared: &Arc<Shared>, first: &Arc<Queue<io::Result<()>>>) {
+fn look_after(shared: &Shared, first: &First) {
     crate::scope(|s| {
         for at in 0..shared.slots.len() {
             s.spawn(move || keep_running(shared, at, first));
@@ -342,7 +345,7 @@ fn look_after(shared: &Arc<Shared>, first: &Arc<Queue<io::Result<()>>>) {
 }
 
 /// Has one worker run, and another when it has died, until all are to stop.
-fn keep_running(shared: &Arc<Shared>, at: usize, first: &Arc<Queue<io::Result<()>>>) {
+fn keep_running(shared: &Shared, at: usize, first: &First) {
     let mut first = Some(first);
     let mut pause = FIRST_PAUSE;
     while !shared.stopping.load(Ordering::SeqCst) {
@@ -373,11 +376,7 @@ fn keep_running(shared: &Arc<Shared>, at: usize, first: &Arc<Queue<io::Result<()
 }
 
 /// Runs one worker to its end; returns how many connections it has cut off.
-fn run_one(
-    shared: &Arc<Shared>,
-    at: usize,
-    first: &mut Option<&Arc<Queue<io::Result<()>>>>,
-) -> io::Result<usize> {
+fn run_one(shared: &Shared, at: usize, first: &mut Option<&First>) -> io::Result<usize> {
     let (control, theirs) = UnixStream::pair()?;
     let assignment = Assignment {
         plan: shared.plan.clone(),
@@ -392,7 +391,6 @@ fn run_one(
         control: Arc::clone(&control),
     });
     let answer = crate::scope(|s| {
-        let ready = s.spawn(|| (&*control).read_exact(&mut [0]).is_ok());
         // If they were told to stop before it was in its place, it is told here.
         if shared.stopping.load(Ordering::SeqCst) {
             let _ = (&*control).write_all(&0u64.to_ne_bytes());
@@ -403,7 +401,7 @@ fn run_one(
             let _ = control.shutdown(std::net::Shutdown::Both);
             answer
         });
-        if ready.join().unwrap_or(false) {
+        if (&*control).read_exact(&mut [0]).is_ok() {
             if let Some(first) = first.take() {
                 let _ = first.put(Ok(()));
             }
