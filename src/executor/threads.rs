@@ -76,6 +76,8 @@ pub(super) struct Crew {
 #[derive(Default)]
 struct End {
     handles: Vec<std::thread::JoinHandle<()>>,
+    /// Threads that have not done what they do last.
+    working: usize,
     /// Who waits for the last thread to end, by the number of the wait.
     waiting: Vec<(u64, Waker)>,
     waits: u64,
@@ -298,24 +300,19 @@ impl Crew {
             .name(format!("{}-{}", self.name, state.threads()))
             .spawn(move || crew.work())?;
         state.thread_starts();
-        self.lock_end().handles.push(handle);
+        let mut end = self.lock_end();
+        end.handles.push(handle);
+        end.working += 1;
         Ok(())
     }
 
     /// The life of a worker.
     fn work(&self) {
-        /// However the thread is left.
-        struct AtEnd(fn());
-        impl Drop for AtEnd {
-            fn drop(&mut self) {
-                (self.0)();
-            }
-        }
         mark::set(Mark {
             worker_of: self.number,
             ..Mark::default()
         });
-        let _at_end = AtEnd(self.at_end);
+        let _leave = Leave(self);
         let mut to_tell = Vec::new();
         loop {
             let tell = (!to_tell.is_empty()).then_some(move || job::wake(to_tell));
@@ -335,10 +332,6 @@ impl Crew {
             }
             to_tell = wakers;
         }
-        if self.jobs.lock().threads() == 0 {
-            let waiting = std::mem::take(&mut self.lock_end().waiting);
-            job::wake(waiting);
-        }
     }
 
     fn wait_for_the_end(&self) {
@@ -352,8 +345,29 @@ impl Crew {
             number
         };
         let _guard = Forget { crew: self, number };
-        while self.jobs.lock().threads() > 0 {
+        while self.lock_end().working > 0 {
             parker.park();
+        }
+    }
+}
+
+/// The last of a thread, however it is left: what it does at its end, which may take
+/// long, and then the news for those who wait.
+struct Leave<'a>(&'a Crew);
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        let crew = self.0;
+        (crew.at_end)();
+        if crew.is_the_parents() {
+            return;
+        }
+        let mut end = crew.lock_end();
+        end.working -= 1;
+        if end.working == 0 {
+            let waiting = std::mem::take(&mut end.waiting);
+            drop(end);
+            job::wake(waiting);
         }
     }
 }
