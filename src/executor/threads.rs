@@ -1,12 +1,14 @@
 //! `ThreadPoolExecutor`: jobs for so many OS threads.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-use super::job::{self, Job, Results, Runnable};
+use super::job::Job;
+use super::kinds::{Threads, Workers};
+use super::progress::{self, Runnable};
+use super::results::Results;
 use crate::error::{NoWorkers, SubmitError};
 use crate::hub::{self, Kind, Parker, Reason};
 use crate::sys::fork;
@@ -125,7 +127,7 @@ impl ThreadPoolExecutor {
             Ok(place) => place,
             Err(refusal) => return Err(refusal.of(f)),
         };
-        let body: Box<dyn FnOnce() -> T + Send> = Box::new(f);
+        let body: <Threads as Workers>::Body<T> = Box::new(move || Ok(f()));
         let job: Job<T> = Job::new(body, place.home());
         place.take(job.core());
         Ok(job)
@@ -177,26 +179,7 @@ impl ThreadPoolExecutor {
     }
 }
 
-impl Default for ThreadPoolExecutor {
-    fn default() -> ThreadPoolExecutor {
-        ThreadPoolExecutor::new()
-    }
-}
-
-impl Drop for ThreadPoolExecutor {
-    fn drop(&mut self) {
-        // Who unwinds is on the way to telling somebody.
-        self.shutdown(!std::thread::panicking());
-    }
-}
-
-impl fmt::Debug for ThreadPoolExecutor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ThreadPoolExecutor")
-            .field("workers", &self.crew.most)
-            .finish_non_exhaustive()
-    }
-}
+face!(ThreadPoolExecutor);
 
 /// Why there is no place for a job.
 pub(super) enum Refusal {
@@ -315,7 +298,7 @@ impl Crew {
         let _leave = Leave(self);
         let mut to_tell = Vec::new();
         loop {
-            let tell = (!to_tell.is_empty()).then_some(move || job::wake(to_tell));
+            let tell = (!to_tell.is_empty()).then_some(move || progress::wake(to_tell));
             let Some(job) = self.jobs.next(tell, None) else {
                 break;
             };
@@ -367,7 +350,7 @@ impl Drop for Leave<'_> {
         if end.working == 0 {
             let waiting = std::mem::take(&mut end.waiting);
             drop(end);
-            job::wake(waiting);
+            progress::wake(waiting);
         }
     }
 }
