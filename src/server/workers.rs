@@ -23,7 +23,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{FIRST_PAUSE, LONGEST_PAUSE, StreamServer};
+use super::StreamServer;
+use super::acceptor::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::hub::Patience;
 use crate::net::{ReservedPort, TcpListener, TcpStream, ToSocketAddrs, UnixStream};
 use crate::process::{Function, Process, Request, Worker};
