@@ -1,7 +1,7 @@
 //! What jobs may be done by, and what the handle of a job must know of it.
 
 use super::job::Job;
-use super::{greenlets, threads};
+use super::{crew, greenlets};
 use crate::error::JoinError;
 
 /// What the jobs of an executor are done by: [`Threads`], [`Greenlets`] or
@@ -44,10 +44,10 @@ pub enum Processes {}
 impl Workers for Threads {
     type Body<T> = Box<dyn FnOnce() -> Result<T, JoinError> + Send>;
     type Callback<T> = Box<dyn FnOnce(&Job<T, Threads>) + Send>;
-    type Home = threads::Home;
+    type Home = crew::Home;
     const LOCAL: bool = false;
 
-    fn is_worker_of(home: &threads::Home) -> bool {
+    fn is_worker_of(home: &crew::Home) -> bool {
         home.is_mine()
     }
 }
@@ -68,10 +68,10 @@ impl Workers for Greenlets {
 impl Workers for Processes {
     type Body<T> = Box<dyn FnOnce() -> Result<T, JoinError> + Send>;
     type Callback<T> = Box<dyn FnOnce(&Job<T, Processes>) + Send>;
-    type Home = threads::Home;
+    type Home = crew::Home;
     const LOCAL: bool = false;
 
-    fn is_worker_of(home: &threads::Home) -> bool {
+    fn is_worker_of(home: &crew::Home) -> bool {
         home.is_mine()
     }
 }

@@ -61,6 +61,7 @@ macro_rules! face {
     };
 }
 
+mod crew;
 mod greenlets;
 mod job;
 mod kinds;

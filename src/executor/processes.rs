@@ -23,10 +23,10 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::crew::Crew;
 use super::job::{Job, ProcessJob};
 use super::kinds::{Processes, Workers};
 use super::results::Results;
-use super::threads::Crew;
 use crate::error::{JoinError, NoWorkers, SubmitError};
 use crate::hub::Patience;
 use crate::process::{Request, Worker};
