@@ -242,6 +242,35 @@ fn what_cannot_be_serialised_comes_back_with_the_reason() {
     }
 }
 
+/// Keeps its process from ending, by a function that is called at its exit, until the
+/// connection is closed.
+fn lingers(stream: TcpStream) {
+    static LEFT: std::sync::Mutex<Option<TcpStream>> = std::sync::Mutex::new(None);
+    extern "C" fn linger() {
+        let stream = LEFT.lock().unwrap().take().unwrap();
+        let _ = std::io::Read::read(&mut &stream, &mut [0]);
+    }
+    *LEFT.lock().unwrap() = Some(stream);
+    // SAFETY: the function may be called at any time.
+    assert_eq!(unsafe { libc::atexit(linger) }, 0);
+}
+
+#[test]
+fn who_waits_for_a_process_that_is_long_in_leaving_does_not_stop_others() {
+    let _watchdog = watchdog();
+    let pool = ProcessPoolExecutor::with_workers(1).unwrap();
+    let (end, theirs) = pair();
+    pool.submit(lingers, theirs).unwrap().join().unwrap();
+    // Its turn comes when the process has been told to leave, and the thread that
+    // looks after it has no more jobs.
+    let ends = greenlet::spawn(move || {
+        greenlet::sleep(50 * MS);
+        drop(end);
+    });
+    pool.shutdown(true);
+    assert!(ends.is_finished());
+}
+
 #[test]
 fn no_workers_are_refused() {
     let error = ProcessPoolExecutor::with_workers(0).unwrap_err();

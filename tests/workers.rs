@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::time::{Duration, Instant};
 
-use common::{alone, watchdog};
+use common::{alone, fork, watchdog};
 use greenlet::net::{TcpListener, TcpStream};
 use greenlet::server::{self, Workers};
 
@@ -201,6 +201,32 @@ fn the_workers_end_with_their_parent() {
         let server = start(2, 1);
         std::mem::forget(server);
     });
+}
+
+#[test]
+fn the_child_of_a_fork_leaves_the_workers_to_its_parent() {
+    alone(
+        "the_child_of_a_fork_leaves_the_workers_to_its_parent",
+        || {
+            let server = start(1, 1);
+            let (mut stream, pid, _) = connect(&server).unwrap();
+            let mut child = Some(server);
+            let code = fork(|| {
+                let server = child.take().unwrap();
+                let alone = server.pids().is_empty() && server.stop(Duration::ZERO) == 0;
+                drop(server);
+                i32::from(!alone)
+            });
+            assert_eq!(code, 0);
+            let server = child.unwrap();
+            assert_eq!(server.pids(), [pid]);
+            stream.write_all(b"still here").unwrap();
+            let mut answer = [0; 10];
+            stream.read_exact(&mut answer).unwrap();
+            assert_eq!(&answer, b"still here");
+            assert_eq!((server.restarts(), server.stop(Duration::ZERO)), (0, 1));
+        },
+    );
 }
 
 #[test]

@@ -6,7 +6,10 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::job::{self, Greenlets, Job, LocalJob, Results, Runnable};
+use super::job::{Job, LocalJob};
+use super::kinds::{Greenlets, Workers};
+use super::progress::{self, Runnable};
+use super::results::Results;
 use crate::error::{NoWorkers, SubmitError};
 use crate::hub;
 use crate::sys::fork;
@@ -128,7 +131,7 @@ impl GreenletPoolExecutor {
                 }
             }
         }
-        let body: Box<dyn FnOnce() -> T> = Box::new(f);
+        let body: <Greenlets as Workers>::Body<T> = Box::new(move || Ok(f()));
         let job: LocalJob<T> = Job::new(body, Home(Rc::clone(crew)));
         crew.queue.borrow_mut().push_back(job.core());
         Ok(job)
@@ -180,26 +183,7 @@ impl GreenletPoolExecutor {
     }
 }
 
-impl Default for GreenletPoolExecutor {
-    fn default() -> GreenletPoolExecutor {
-        GreenletPoolExecutor::new()
-    }
-}
-
-impl Drop for GreenletPoolExecutor {
-    fn drop(&mut self) {
-        // Who unwinds is on the way to telling somebody.
-        self.shutdown(!std::thread::panicking());
-    }
-}
-
-impl fmt::Debug for GreenletPoolExecutor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("GreenletPoolExecutor")
-            .field("workers", &self.crew.most)
-            .finish_non_exhaustive()
-    }
-}
+face!(GreenletPoolExecutor);
 
 impl Crew {
     fn start_worker(this: &Rc<Crew>) -> std::io::Result<()> {
@@ -222,7 +206,7 @@ impl Worker {
             let job = self.0.queue.borrow_mut().pop_front();
             let Some(job) = job else { return };
             let (wakers, interrupt) = job.run();
-            job::wake(wakers);
+            progress::wake(wakers);
             if let Some(payload) = interrupt {
                 hub::rethrow(payload);
             }

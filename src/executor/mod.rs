@@ -35,16 +35,51 @@
 //! # Ok::<(), greenlet::error::NoWorkers>(())
 //! ```
 
+/// What every executor is in the same way, besides its methods.
+macro_rules! face {
+    ($executor:ident) => {
+        impl Default for $executor {
+            fn default() -> $executor {
+                $executor::new()
+            }
+        }
+
+        impl Drop for $executor {
+            fn drop(&mut self) {
+                // Who unwinds is on the way to telling somebody.
+                self.shutdown(!std::thread::panicking());
+            }
+        }
+
+        impl std::fmt::Debug for $executor {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct(stringify!($executor))
+                    .field("workers", &self.workers())
+                    .finish_non_exhaustive()
+            }
+        }
+    };
+}
+
+mod crew;
 mod greenlets;
 mod job;
+mod kinds;
 #[cfg(feature = "process")]
 mod processes;
+mod progress;
+mod results;
 mod threads;
 
 pub use greenlets::GreenletPoolExecutor;
-pub use job::{Greenlets, Job, JobState, LocalJob, Results, Threads, Workers};
 #[cfg(feature = "process")]
-pub use job::{ProcessJob, Processes};
+pub use job::ProcessJob;
+pub use job::{Job, LocalJob};
+#[cfg(feature = "process")]
+pub use kinds::Processes;
+pub use kinds::{Greenlets, Threads, Workers};
 #[cfg(feature = "process")]
 pub use processes::ProcessPoolExecutor;
+pub use progress::JobState;
+pub use results::Results;
 pub use threads::ThreadPoolExecutor;

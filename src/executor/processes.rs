@@ -18,14 +18,15 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::fmt;
 use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::job::{Job, ProcessJob, Processes, Results};
-use super::threads::Crew;
+use super::crew::Crew;
+use super::job::{Job, ProcessJob};
+use super::kinds::{Processes, Workers};
+use super::results::Results;
 use crate::error::{JoinError, NoWorkers, SubmitError};
 use crate::hub::Patience;
 use crate::process::{Request, Worker};
@@ -130,8 +131,7 @@ impl ProcessPoolExecutor {
             Ok(place) => place,
             Err(refusal) => return Err(refusal.of(argument)),
         };
-        let body: Box<dyn FnOnce() -> Result<R, JoinError> + Send> =
-            Box::new(move || call(&request));
+        let body: <Processes as Workers>::Body<R> = Box::new(move || call(&request));
         let job: ProcessJob<R> = Job::new(body, place.home());
         place.take(job.core());
         Ok(job)
@@ -209,23 +209,4 @@ fn dismiss() {
     }
 }
 
-impl Default for ProcessPoolExecutor {
-    fn default() -> ProcessPoolExecutor {
-        ProcessPoolExecutor::new()
-    }
-}
-
-impl Drop for ProcessPoolExecutor {
-    fn drop(&mut self) {
-        // Who unwinds is on the way to telling somebody.
-        self.shutdown(!std::thread::panicking());
-    }
-}
-
-impl fmt::Debug for ProcessPoolExecutor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ProcessPoolExecutor")
-            .field("workers", &self.crew.most())
-            .finish_non_exhaustive()
-    }
-}
+face!(ProcessPoolExecutor);

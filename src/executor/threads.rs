@@ -1,17 +1,13 @@
 //! `ThreadPoolExecutor`: jobs for so many OS threads.
 
 use std::collections::VecDeque;
-use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
+use std::sync::Arc;
 
-use super::job::{self, Job, Results, Runnable};
+use super::crew::Crew;
+use super::job::Job;
+use super::kinds::{Threads, Workers};
+use super::results::Results;
 use crate::error::{NoWorkers, SubmitError};
-use crate::hub::{self, Kind, Parker, Reason};
-use crate::sys::fork;
-use crate::sys::helpers::{Jobs, State};
-use crate::sys::mark::{self, Mark};
 
 /// Runs jobs on OS threads of its own: what blocks, and what computes.
 ///
@@ -43,42 +39,6 @@ use crate::sys::mark::{self, Mark};
 /// ```
 pub struct ThreadPoolExecutor {
     crew: Arc<Crew>,
-}
-
-/// Which executor a job belongs to.
-#[derive(Debug)]
-pub struct Home(u64);
-
-impl Home {
-    pub(super) fn is_mine(&self) -> bool {
-        mark::get().worker_of == self.0
-    }
-}
-
-/// A job in the queue.
-type Queued = Arc<dyn Runnable + Send + Sync>;
-
-/// The threads of an executor, and what they have to do.
-pub(super) struct Crew {
-    number: u64,
-    /// What its threads are called, with a number.
-    name: &'static str,
-    most: usize,
-    /// What each thread does last.
-    at_end: fn(),
-    generation: u32,
-    jobs: Jobs<Queued>,
-    end: Mutex<End>,
-}
-
-/// What is needed to wait for the end of all threads. Its lock may be taken while
-/// that of the jobs is held, and not the other way round.
-#[derive(Default)]
-struct End {
-    handles: Vec<std::thread::JoinHandle<()>>,
-    /// Who waits for the last thread to end, by the number of the wait.
-    waiting: Vec<(u64, Waker)>,
-    waits: u64,
 }
 
 impl ThreadPoolExecutor {
@@ -123,7 +83,7 @@ impl ThreadPoolExecutor {
             Ok(place) => place,
             Err(refusal) => return Err(refusal.of(f)),
         };
-        let body: Box<dyn FnOnce() -> T + Send> = Box::new(f);
+        let body: <Threads as Workers>::Body<T> = Box::new(move || Ok(f()));
         let job: Job<T> = Job::new(body, place.home());
         place.take(job.core());
         Ok(job)
@@ -175,200 +135,4 @@ impl ThreadPoolExecutor {
     }
 }
 
-impl Default for ThreadPoolExecutor {
-    fn default() -> ThreadPoolExecutor {
-        ThreadPoolExecutor::new()
-    }
-}
-
-impl Drop for ThreadPoolExecutor {
-    fn drop(&mut self) {
-        // Who unwinds is on the way to telling somebody.
-        self.shutdown(!std::thread::panicking());
-    }
-}
-
-impl fmt::Debug for ThreadPoolExecutor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ThreadPoolExecutor")
-            .field("workers", &self.crew.most)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Why there is no place for a job.
-pub(super) enum Refusal {
-    Shutdown,
-    NoWorker(std::io::Error),
-}
-
-impl Refusal {
-    pub(super) fn of<F>(self, job: F) -> SubmitError<F> {
-        match self {
-            Refusal::Shutdown => SubmitError::Shutdown(job),
-            Refusal::NoWorker(error) => SubmitError::NoWorker { job, error },
-        }
-    }
-}
-
-/// A place at the end of a crew's queue.
-pub(super) struct Place<'a> {
-    crew: &'a Crew,
-    state: MutexGuard<'a, State<Queued>>,
-}
-
-impl Place<'_> {
-    pub(super) fn home(&self) -> Home {
-        Home(self.crew.number)
-    }
-
-    pub(super) fn take(self, job: Queued) {
-        self.crew.jobs.put(self.state, job);
-    }
-}
-
-impl Crew {
-    pub(super) fn new(name: &'static str, most: usize, at_end: fn()) -> Arc<Crew> {
-        static NUMBER: AtomicU64 = AtomicU64::new(1);
-        fork::watch();
-        Arc::new(Crew {
-            number: NUMBER.fetch_add(1, Ordering::Relaxed),
-            name,
-            most,
-            at_end,
-            generation: fork::generation(),
-            jobs: Jobs::new(),
-            end: Mutex::default(),
-        })
-    }
-
-    pub(super) fn most(&self) -> usize {
-        self.most
-    }
-
-    /// Keeps a place for a job, and sees to it that there is somebody to do it.
-    pub(super) fn reserve(self: &Arc<Crew>) -> Result<Place<'_>, Refusal> {
-        if self.is_the_parents() {
-            return Err(Refusal::Shutdown);
-        }
-        let mut state = self.jobs.lock();
-        if state.is_closed() {
-            return Err(Refusal::Shutdown);
-        }
-        if !state.has_sleepers() && state.threads() < self.most {
-            if let Err(error) = self.start_thread(&mut state) {
-                if state.threads() == 0 {
-                    return Err(Refusal::NoWorker(error));
-                }
-            }
-        }
-        Ok(Place { crew: self, state })
-    }
-
-    /// See [`ThreadPoolExecutor::shutdown`].
-    pub(super) fn shutdown(&self, wait: bool) {
-        if self.is_the_parents() {
-            return;
-        }
-        self.jobs.close();
-        if !wait || mark::get().worker_of == self.number {
-            return;
-        }
-        self.wait_for_the_end();
-        let handles = std::mem::take(&mut self.lock_end().handles);
-        for handle in handles {
-            // It has left its last function, and catches what jobs throw.
-            let _ = handle.join();
-        }
-    }
-
-    /// Its lock may have been held by a thread that is not here.
-    fn is_the_parents(&self) -> bool {
-        self.generation != fork::generation()
-    }
-
-    fn lock_end(&self) -> MutexGuard<'_, End> {
-        // No user code runs while it is held.
-        self.end.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn start_thread(self: &Arc<Crew>, state: &mut State<Queued>) -> std::io::Result<()> {
-        let crew = Arc::clone(self);
-        let handle = std::thread::Builder::new()
-            .name(format!("{}-{}", self.name, state.threads()))
-            .spawn(move || crew.work())?;
-        state.thread_starts();
-        self.lock_end().handles.push(handle);
-        Ok(())
-    }
-
-    /// The life of a worker.
-    fn work(&self) {
-        /// However the thread is left.
-        struct AtEnd(fn());
-        impl Drop for AtEnd {
-            fn drop(&mut self) {
-                (self.0)();
-            }
-        }
-        mark::set(Mark {
-            worker_of: self.number,
-            ..Mark::default()
-        });
-        let _at_end = AtEnd(self.at_end);
-        let mut to_tell = Vec::new();
-        loop {
-            let tell = (!to_tell.is_empty()).then_some(move || job::wake(to_tell));
-            let Some(job) = self.jobs.next(tell, None) else {
-                break;
-            };
-            let (wakers, interrupt) = job.run();
-            drop(interrupt);
-            // What the job spawned here and did not join has no turn after it.
-            hub::contain(|| {
-                hub::shutdown();
-            });
-            if self.is_the_parents() {
-                // The job forked, and this is the child, which ends with this
-                // thread, its last.
-                return;
-            }
-            to_tell = wakers;
-        }
-        if self.jobs.lock().threads() == 0 {
-            let waiting = std::mem::take(&mut self.lock_end().waiting);
-            job::wake(waiting);
-        }
-    }
-
-    fn wait_for_the_end(&self) {
-        let reason = Reason::new("waiting for an executor's threads");
-        let parker = Parker::for_reason(reason, Kind::External);
-        let number = {
-            let mut end = self.lock_end();
-            end.waits += 1;
-            let number = end.waits;
-            end.waiting.push((number, Waker::from(parker.unparker())));
-            number
-        };
-        let _guard = Forget { crew: self, number };
-        while self.jobs.lock().threads() > 0 {
-            parker.park();
-        }
-    }
-}
-
-/// Takes a wait's waker back, however the wait is left.
-struct Forget<'a> {
-    crew: &'a Crew,
-    number: u64,
-}
-
-impl Drop for Forget<'_> {
-    fn drop(&mut self) {
-        if !self.crew.is_the_parents() {
-            let mut end = self.crew.lock_end();
-            end.waiting.retain(|(number, _)| *number != self.number);
-        }
-    }
-}
+face!(ThreadPoolExecutor);

@@ -285,7 +285,8 @@ impl FusedIterator for IntoIncoming {}
 /// [share it](TcpListener::bind_reuse_port) can come and go.
 #[cfg(feature = "process")]
 pub(crate) struct ReservedPort {
-    socket: std::net::TcpListener,
+    /// What is bound; closing it gives the port back.
+    _socket: std::net::TcpListener,
     address: SocketAddr,
 }
 
@@ -298,12 +299,14 @@ impl ReservedPort {
             // For its methods; nothing is accepted.
             let socket = std::net::TcpListener::from(sys::bound_to_shared(address)?);
             let address = socket.local_addr()?;
-            Ok(ReservedPort { socket, address })
+            Ok(ReservedPort {
+                _socket: socket,
+                address,
+            })
         })
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        let _is_bound = &self.socket;
         self.address
     }
 }

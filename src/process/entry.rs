@@ -86,6 +86,8 @@ extern "C" fn catch(argc: c_int, argv: *const *const c_char, envp: *const *const
         );
         child::exit_at_once(NO_WORKER);
     };
+    // Before the other constructors open something.
+    child::close_inherited();
     // SAFETY: the loader has called this function, with these arguments, and will get no answer.
     unsafe { program().finish_before_main(catch as *const () as usize, argc, argv, envp) };
     run(parent, control)
@@ -126,7 +128,6 @@ fn control(parent: i32) -> Option<OwnedFd> {
 
 /// The life of a worker process.
 fn run(parent: i32, control: OwnedFd) -> ! {
-    child::close_inherited();
     child::name_after_program();
     signal::ignore(libc::SIGPIPE);
     for _ in 0..3 {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::luggage::{self, Ticket, kind};
 use super::watched::Watched;
 use crate::hub::{Direction, Patience};
-use crate::sys::{clock, shared};
+use crate::sys::{clock, eventfd, shared};
 
 /// A flag to wait for that processes share: [`set`](Event::set) wakes all who
 /// wait, in whichever process.
@@ -64,7 +64,7 @@ impl Event {
     /// No descriptor is left.
     pub fn new() -> io::Result<Event> {
         Ok(Event {
-            flag: Arc::new(Watched::new(shared::flag()?)),
+            flag: Arc::new(Watched::new(eventfd::new()?)),
         })
     }
 
@@ -77,13 +77,13 @@ impl Event {
 
     /// Sets it, and wakes all who wait, in all processes. Does not switch.
     pub fn set(&self) {
-        shared::set(self.flag.as_fd());
+        eventfd::set(self.flag.as_fd());
     }
 
     /// Clears it: whoever waits from now on waits for the next
     /// [`set`](Event::set).
     pub fn clear(&self) {
-        shared::clear(self.flag.as_fd());
+        eventfd::clear(self.flag.as_fd());
     }
 
     /// Waits until it is set; returns at once if it is.

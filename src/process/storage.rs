@@ -27,6 +27,7 @@ use std::os::unix::fs::FileExt;
 
 use super::watched::Watched;
 use crate::hub::{Direction, Patience};
+use crate::sys::eventfd;
 use crate::sys::shared::{self, Lockable};
 
 /// The memory and the two bells.
@@ -131,8 +132,8 @@ impl Storage {
         head.write(&memory)?;
         Ok(Storage {
             memory: Lockable::new(memory)?,
-            item: Watched::new(shared::flag()?),
-            room: Watched::new(shared::flag()?),
+            item: Watched::new(eventfd::new()?),
+            room: Watched::new(eventfd::new()?),
         })
     }
 
@@ -188,7 +189,7 @@ impl Storage {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         memory.write_all_at(item, head.end)?;
-        shared::set(self.item.as_fd());
+        eventfd::set(self.item.as_fd());
         head.end += item.len() as u64;
         head.count += 1;
         head.write(&memory).map(Ok)
@@ -205,7 +206,7 @@ impl Storage {
             };
         }
         let item = next(&memory, &head)?;
-        shared::set(self.room.as_fd());
+        eventfd::set(self.room.as_fd());
         let begin = head.begin;
         head.begin += LENGTH as u64 + item.len() as u64;
         head.count -= 1;
@@ -215,9 +216,10 @@ impl Storage {
             (head.begin, head.end) = (FIRST, FIRST);
         }
         head.write(&memory)?;
-        // Whoever is killed here leaves memory in use that the next one gives back.
+        // Whoever is killed here leaves memory in use that the next one gives back; and where that fails, the
+        // item is not to be lost.
         if head.count == 0 && end > PIECE {
-            memory.set_len(PIECE)?;
+            let _ = memory.set_len(PIECE);
         } else if head.begin / PIECE > begin / PIECE {
             shared::give_back(&memory, PIECE, head.begin / PIECE * PIECE - PIECE);
         }
@@ -228,8 +230,8 @@ impl Storage {
         let memory = self.memory.lock()?;
         let mut head = Head::read(&memory)?;
         head.shut_down = 1;
-        shared::set(self.item.as_fd());
-        shared::set(self.room.as_fd());
+        eventfd::set(self.item.as_fd());
+        eventfd::set(self.room.as_fd());
         head.write(&memory)
     }
 

@@ -159,7 +159,6 @@ impl Worker {
     /// Has a job done, and waits for the reply. If the worker ends meanwhile, the error says how.
     ///
     /// After an error, and after a kill or a timeout in the middle, the worker is of no more use, and ends.
-    #[allow(dead_code, reason = "for the executor and the server")]
     pub(crate) fn call(&mut self, request: &Request) -> Result<Reply, ProcessError> {
         if self.process.is_ours().is_err() {
             return Err(ProcessError::Forked);
@@ -209,7 +208,6 @@ fn is_end(error: &io::Error) -> bool {
 }
 
 /// A call that is left in the middle: its reply would be taken for that of the next.
-#[allow(dead_code, reason = "as `call`")]
 struct Unfinished<'a>(&'a Process);
 
 impl Drop for Unfinished<'_> {

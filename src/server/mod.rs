@@ -6,37 +6,28 @@
 //!   acceptor ──────────┘   loop: free slot?          │ leaves when it ends,
 //!   (a greenlet)           accept; spawn ──▶ handler ┘ however it ends
 //! ```
-//!
-//! The acceptor asks for a free slot before it accepts, so that what the server
-//! cannot serve yet waits in the kernel's queue, where another process that
-//! listens may take it. A connection that was accepted lies in `pending` until
-//! its greenlet has been made: an acceptor that is stopped loses none.
 
+mod acceptor;
 mod listener;
+mod open;
 #[cfg(feature = "process")]
 mod workers;
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
+use self::acceptor::{Inner, is_fatal};
 pub use self::listener::Listener;
 #[cfg(feature = "process")]
 pub use self::workers::{Workers, WorkersBuilder, workers};
-use crate::hub::{self, Hub, Kind, Reason, State, WaitQueue, Woken};
+use crate::hub::{self, Kind, Reason, Woken};
 use crate::net::{TcpListener, TcpStream, ToSocketAddrs, UnixListener, UnixStream};
-use crate::sys::{clock, fork, socket as sys};
+use crate::sys::{clock, socket as sys};
 use crate::task::refuse_with_panic_abort;
-use crate::{Builder, JoinHandle, Pool};
-
-/// How long accepting pauses after a first error.
-const FIRST_PAUSE: Duration = Duration::from_millis(10);
-/// How long it pauses at most.
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+use crate::{Builder, Pool};
 
 /// Accepts connections and runs a handler for each, in a greenlet of its own;
 /// gevent's `StreamServer`.
@@ -81,48 +72,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 #[doc(alias = "BaseServer")]
 pub struct StreamServer<L: Listener = TcpListener> {
     inner: Rc<Inner<L>>,
-}
-
-type Handler<L> = dyn Fn(<L as listener::Accept>::Stream, <L as listener::Accept>::Addr);
-type Connection<L> = (
-    <L as listener::Accept>::Stream,
-    <L as listener::Accept>::Addr,
-);
-
-struct Inner<L: Listener> {
-    /// None once the server has been stopped.
-    listener: RefCell<Option<Rc<L>>>,
-    handler: Rc<Handler<L>>,
-    pool: RefCell<Option<Rc<Pool>>>,
-    acceptor: RefCell<Option<JoinHandle<()>>>,
-    /// Accepted, and without a greenlet so far.
-    pending: RefCell<Option<Connection<L>>>,
-    open: Rc<Open>,
-    /// The last error of accepting that nobody has taken.
-    error: RefCell<Option<io::Error>>,
-    /// Who is in `serve_forever`.
-    stopped: WaitQueue,
-    generation: Cell<u32>,
-}
-
-/// The greenlets of the connections.
-struct Open {
-    last: Cell<u64>,
-    greenlets: RefCell<BTreeMap<u64, JoinHandle<()>>>,
-    /// Who waits for them to become fewer.
-    fewer: WaitQueue,
-}
-
-/// Takes a connection's greenlet out when it ends: by return, by panic, or
-/// killed before it ran.
-struct Leave(Rc<Open>, u64);
-
-impl Drop for Leave {
-    fn drop(&mut self) {
-        let handle = self.0.greenlets.borrow_mut().remove(&self.1);
-        self.0.fewer.wake_all();
-        drop(handle);
-    }
 }
 
 impl StreamServer<TcpListener> {
@@ -208,22 +157,9 @@ impl<L: Listener> StreamServer<L> {
     {
         // Accepting waits, whatever the listener was used for before.
         listener.set_nonblocking(false)?;
+        let handler = Rc::new(move |stream, from| drop(handler(stream, from)));
         Ok(StreamServer {
-            inner: Rc::new(Inner {
-                listener: RefCell::new(Some(Rc::new(listener))),
-                handler: Rc::new(move |stream, from| drop(handler(stream, from))),
-                pool: RefCell::default(),
-                acceptor: RefCell::default(),
-                pending: RefCell::default(),
-                open: Rc::new(Open {
-                    last: Cell::new(0),
-                    greenlets: RefCell::default(),
-                    fewer: WaitQueue::new(),
-                }),
-                error: RefCell::default(),
-                stopped: WaitQueue::new(),
-                generation: Cell::new(fork::generation()),
-            }),
+            inner: Rc::new(Inner::new(listener, handler)),
         })
     }
 
@@ -471,7 +407,7 @@ impl<L: Listener> StreamServer<L> {
     #[must_use]
     pub fn connection_count(&self) -> usize {
         self.inner.forget_before_fork();
-        self.inner.open.greenlets.borrow().len()
+        self.inner.open.len()
     }
 
     /// Takes the last error of accepting since it was asked; most are survived.
@@ -488,161 +424,6 @@ impl<L: Listener> StreamServer<L> {
     pub fn take_error(&self) -> Option<io::Error> {
         self.inner.error.take()
     }
-}
-
-impl<L: Listener> Inner<L> {
-    fn listener(&self) -> io::Result<Rc<L>> {
-        let listener = self.listener.borrow().clone();
-        listener.ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))
-    }
-
-    /// What the acceptor does, until it is killed or the listener closed.
-    fn accept_all(&self, listener: &L, pool: Option<&Pool>) {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            match self.accept_one(listener, pool) {
-                Ok(()) => pause = FIRST_PAUSE,
-                Err(error) => {
-                    let fatal = is_fatal(&error);
-                    // Whoever stops the server has taken the listener away, and
-                    // its closing is no error.
-                    if self.listener.borrow().is_none() {
-                        return;
-                    }
-                    self.error.replace(Some(error));
-                    if fatal {
-                        let listener = self.listener.take();
-                        drop(listener);
-                        self.stopped.wake_all();
-                        return;
-                    }
-                    crate::sleep(pause);
-                    pause = LONGEST_PAUSE.min(pause * 2);
-                }
-            }
-        }
-    }
-
-    /// Nothing that blocks comes between a connection's acceptance and its
-    /// being in `pending`, or between that and its greenlet.
-    fn accept_one(&self, listener: &L, pool: Option<&Pool>) -> io::Result<()> {
-        if let Some(pool) = pool {
-            pool.wait_available();
-        }
-        if self.pending.borrow().is_none() {
-            let connection = listener.accept()?;
-            self.pending.replace(Some(connection));
-        }
-        // Others that use the pool may have been faster.
-        if pool.is_some_and(Pool::is_full) {
-            return Ok(());
-        }
-        self.spawn_pending(pool)
-    }
-
-    fn spawn_pending(&self, pool: Option<&Pool>) -> io::Result<()> {
-        // Shared, so that it is still there when there is no greenlet for it.
-        let connection = Rc::new(Cell::new(self.pending.take()));
-        let number = self.open.last.get() + 1;
-        self.open.last.set(number);
-        let leave = Leave(Rc::clone(&self.open), number);
-        let handler = Rc::clone(&self.handler);
-        let spawned = Builder::new().spawn({
-            let connection = Rc::clone(&connection);
-            move || {
-                let _leave = leave;
-                if let Some((stream, from)) = connection.take() {
-                    handler(stream, from);
-                }
-            }
-        });
-        match spawned {
-            Ok(handle) => {
-                if let Some(pool) = pool {
-                    let added = pool.try_add(&handle);
-                    debug_assert!(added.is_ok(), "it was not full just now");
-                }
-                // It has not run yet: a spawned greenlet waits until this blocks.
-                self.open.greenlets.borrow_mut().insert(number, handle);
-                Ok(())
-            }
-            Err(error) => {
-                self.pending.replace(connection.take());
-                Err(io::Error::new(io::ErrorKind::OutOfMemory, error))
-            }
-        }
-    }
-
-    /// In the child of a fork there are neither acceptor nor handlers. What was
-    /// accepted, and the listener, are there as they were.
-    fn forget_before_fork(&self) {
-        if self.generation.replace(fork::generation()) == fork::generation() {
-            return;
-        }
-        let lost = |handle: &JoinHandle<()>| handle.task().state.get() == State::Lost;
-        let mut acceptor = self.acceptor.borrow_mut();
-        if acceptor.as_ref().is_some_and(lost) {
-            // The block behind it is the parent's business.
-            std::mem::forget(acceptor.take());
-        }
-        // The parent serves it.
-        let pending = self.pending.take();
-        let mut greenlets = self.open.greenlets.borrow_mut();
-        for (number, handle) in std::mem::take(&mut *greenlets) {
-            if lost(&handle) {
-                std::mem::forget(handle);
-            } else {
-                greenlets.insert(number, handle);
-            }
-        }
-        drop((greenlets, pending));
-    }
-}
-
-impl Open {
-    /// Whether the greenlet that runs is one of them.
-    fn has_current(&self) -> bool {
-        let me = Hub::get().current().id;
-        let greenlets = self.greenlets.borrow();
-        greenlets.values().any(|handle| handle.task().id == me)
-    }
-
-    /// Waits until none is left but the caller; whether that is so.
-    fn wait_for_others(&self, deadline: Option<u64>) -> bool {
-        let own = usize::from(self.has_current());
-        loop {
-            let open = self.greenlets.borrow().len();
-            if open <= own {
-                return true;
-            }
-            let reason = Reason::with("waiting for connections to end:", open as u64);
-            match self.fewer.wait(reason, Kind::Local, deadline) {
-                Woken::Answered(_) => {}
-                Woken::TimedOut => return self.greenlets.borrow().len() <= own,
-                Woken::Deadlock => hub::panic_deadlock(),
-            }
-        }
-    }
-
-    /// Kills all but the caller, and returns how many these are.
-    fn kill_others(&self) -> usize {
-        let me = Hub::get().current().id;
-        let greenlets = self.greenlets.borrow();
-        let others = greenlets.values().filter(|handle| handle.task().id != me);
-        // A kill is queued, and nothing runs before the caller blocks. Not by
-        // `JoinHandle::kill`, which refuses panic = "abort": `stop` has done so.
-        others
-            .map(|handle| hub::kill(Hub::get(), handle.task().ptr()))
-            .count()
-    }
-}
-
-/// What will be so again however often one asks.
-fn is_fatal(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP)
-    )
 }
 
 impl<L: Listener> Drop for StreamServer<L> {

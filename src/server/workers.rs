@@ -23,13 +23,14 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{FIRST_PAUSE, LONGEST_PAUSE, StreamServer};
+use super::StreamServer;
+use super::acceptor::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::hub::Patience;
 use crate::net::{ReservedPort, TcpListener, TcpStream, ToSocketAddrs, UnixStream};
 use crate::process::{Function, Process, Request, Worker};
 use crate::queue::Queue;
 use crate::sync::Event;
-use crate::sys::signal;
+use crate::sys::{fork, signal};
 use crate::task::refuse_with_panic_abort;
 
 /// What serves a connection in a worker.
@@ -142,6 +143,7 @@ impl WorkersBuilder {
             ended: Event::new(),
             killed: AtomicUsize::new(0),
             restarts: AtomicU64::new(0),
+            generation: fork::generation(),
         });
         let first = Arc::new(Queue::unbounded());
         std::thread::Builder::new()
@@ -212,6 +214,9 @@ impl From<Failure> for io::Error {
 /// end.
 ///
 /// It may be used from several threads. Dropping it stops it with a timeout of zero.
+///
+/// In the child of a fork it has no workers, for they are the parent's: stopping or
+/// dropping it there does nothing.
 pub struct Workers {
     shared: Arc<Shared>,
     /// Kept bound, so that nobody else gets it while a worker is being replaced.
@@ -230,12 +235,21 @@ struct Shared {
     /// Connections that were cut off when their workers stopped.
     killed: AtomicUsize,
     restarts: AtomicU64,
+    /// The fork count of the process whose workers they are.
+    generation: u32,
 }
 
 #[derive(Clone)]
 struct Running {
     process: Arc<Process>,
     control: Arc<UnixStream>,
+}
+
+impl Shared {
+    /// Then the thread that looks after them is not here, who may have held a lock.
+    fn is_the_parents(&self) -> bool {
+        self.generation != fork::generation()
+    }
 }
 
 impl Workers {
@@ -248,6 +262,9 @@ impl Workers {
     /// The numbers of the worker processes that run now.
     #[must_use]
     pub fn pids(&self) -> Vec<u32> {
+        if self.shared.is_the_parents() {
+            return Vec::new();
+        }
         let running = |slot: &Mutex<Option<Running>>| {
             let slot = lock(slot);
             slot.as_ref().map(|running| running.process.pid())
@@ -268,6 +285,9 @@ impl Workers {
     /// A greenlet that calls it parks, a plain thread blocks.
     pub fn stop(&self, timeout: Duration) -> usize {
         let shared = &self.shared;
+        if shared.is_the_parents() {
+            return 0;
+        }
         if !shared.stopping.swap(true, Ordering::SeqCst) {
             shared.stop.set();
             let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
@@ -307,13 +327,16 @@ impl fmt::Debug for Workers {
     }
 }
 
+/// What has become of each worker's first start.
+type First = Queue<io::Result<()>>;
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing panics while it is held.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The life of the thread that looks after the workers.
-fn look_after(shared: &Arc<Shared>, first: &Arc<Queue<io::Result<()>>>) {
+fn look_after(shared: &Shared, first: &First) {
     crate::scope(|s| {
         for at in 0..shared.slots.len() {
             s.spawn(move || keep_running(shared, at, first));
@@ -323,7 +346,7 @@ fn look_after(shared: &Arc<Shared>, first: &Arc<Queue<io::Result<()>>>) {
 }
 
 /// Has one worker run, and another when it has died, until all are to stop.
-fn keep_running(shared: &Arc<Shared>, at: usize, first: &Arc<Queue<io::Result<()>>>) {
+fn keep_running(shared: &Shared, at: usize, first: &First) {
     let mut first = Some(first);
     let mut pause = FIRST_PAUSE;
     while !shared.stopping.load(Ordering::SeqCst) {
@@ -354,11 +377,7 @@ fn keep_running(shared: &Arc<Shared>, at: usize, first: &Arc<Queue<io::Result<()
 }
 
 /// Runs one worker to its end; returns how many connections it has cut off.
-fn run_one(
-    shared: &Arc<Shared>,
-    at: usize,
-    first: &mut Option<&Arc<Queue<io::Result<()>>>>,
-) -> io::Result<usize> {
+fn run_one(shared: &Shared, at: usize, first: &mut Option<&First>) -> io::Result<usize> {
     let (control, theirs) = UnixStream::pair()?;
     let assignment = Assignment {
         plan: shared.plan.clone(),
@@ -373,7 +392,6 @@ fn run_one(
         control: Arc::clone(&control),
     });
     let answer = crate::scope(|s| {
-        let ready = s.spawn(|| (&*control).read_exact(&mut [0]).is_ok());
         // If they were told to stop before it was in its place, it is told here.
         if shared.stopping.load(Ordering::SeqCst) {
             let _ = (&*control).write_all(&0u64.to_ne_bytes());
@@ -384,7 +402,7 @@ fn run_one(
             let _ = control.shutdown(std::net::Shutdown::Both);
             answer
         });
-        if ready.join().unwrap_or(false) {
+        if (&*control).read_exact(&mut [0]).is_ok() {
             if let Some(first) = first.take() {
                 let _ = first.put(Ok(()));
             }

@@ -120,10 +120,11 @@ fn close_from() -> Option<CloseFrom> {
     (!function.is_null()).then(|| unsafe { std::mem::transmute::<*mut _, CloseFrom>(function) })
 }
 
-/// In the child, where [`start_anew`] could not do it: closes what has been left open by the parent.
+/// In the child, where [`start_anew`] could not do it: closes what has been left open by the parent. To be called
+/// before any code of the program has run: only what libraries have opened when they were loaded is closed too.
 pub(crate) fn close_inherited() {
     if close_from().is_none() {
-        // SAFETY: nobody in this process has opened any of these yet. Where the call is missing, they stay.
+        // SAFETY: nobody in this program has opened any of these yet. Where the call is missing, they stay.
         let _ = unsafe {
             os::syscall(
                 libc::SYS_close_range,

@@ -4,10 +4,12 @@
 #[cfg(feature = "process")]
 pub(crate) mod child;
 pub(crate) mod clock;
+pub(crate) mod eventfd;
 pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod handler;
 pub(crate) mod helpers;
+mod list;
 pub(crate) mod mark;
 pub(crate) mod objects;
 pub(crate) mod os;

@@ -7,7 +7,7 @@ use std::io;
 use std::mem::{self, size_of};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use libc::{c_int, c_uint};
+use libc::{c_int, c_long, c_uint};
 
 use super::os;
 
@@ -79,26 +79,8 @@ pub(crate) fn send(
             }
         }
     }
-    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-    loop {
-        // SAFETY: the message describes live buffers, which the kernel only reads.
-        let answer = unsafe {
-            os::syscall(
-                libc::SYS_sendmsg,
-                [
-                    to.as_raw_fd() as usize,
-                    (&raw const message) as usize,
-                    flags as usize,
-                    0,
-                ],
-            )
-        };
-        match answer {
-            Err(libc::EINTR) => {}
-            Err(errno) => return Err(io::Error::from_raw_os_error(errno)),
-            Ok(_) => return Ok(()),
-        }
-    }
+    // SAFETY: the message describes live buffers, which the kernel only reads.
+    unsafe { pass(libc::SYS_sendmsg, to, &raw mut message, libc::MSG_NOSIGNAL) }.map(drop)
 }
 
 /// What a packet has brought.
@@ -131,26 +113,9 @@ pub(crate) fn receive(
     message.msg_iovlen = 1;
     message.msg_control = (&raw mut control).cast();
     message.msg_controllen = CONTROL as _;
-    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
-    let len = loop {
-        // SAFETY: the message describes live buffers and their lengths.
-        let answer = unsafe {
-            os::syscall(
-                libc::SYS_recvmsg,
-                [
-                    from.as_raw_fd() as usize,
-                    (&raw mut message) as usize,
-                    flags as usize,
-                    0,
-                ],
-            )
-        };
-        match answer {
-            Err(libc::EINTR) => {}
-            Err(errno) => return Err(io::Error::from_raw_os_error(errno)),
-            Ok(len) => break len,
-        }
-    };
+    let flags = libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: the message describes live buffers and their lengths.
+    let len = unsafe { pass(libc::SYS_recvmsg, from, &raw mut message, flags) }?;
     // SAFETY: the kernel has written heads and descriptors, as far as the message says now.
     unsafe {
         let mut head = libc::CMSG_FIRSTHDR(&message);
@@ -170,6 +135,32 @@ pub(crate) fn receive(
         len,
         lost_descriptors: message.msg_flags & libc::MSG_CTRUNC != 0,
     })
+}
+
+/// sendmsg(2) or recvmsg(2), without waiting; how many bytes.
+///
+/// # Safety
+/// The message describes buffers that are good for what the call does with them.
+unsafe fn pass(
+    call: c_long,
+    socket: BorrowedFd<'_>,
+    message: *mut libc::msghdr,
+    flags: c_int,
+) -> io::Result<usize> {
+    let flags = flags | libc::MSG_DONTWAIT;
+    let arguments = [
+        socket.as_raw_fd() as usize,
+        message as usize,
+        flags as usize,
+        0,
+    ];
+    loop {
+        // SAFETY: the caller's promise.
+        match unsafe { os::syscall(call, arguments) } {
+            Err(libc::EINTR) => {}
+            answer => return answer.map_err(io::Error::from_raw_os_error),
+        }
+    }
 }
 
 /// Says that nothing more will be sent. Whoever else has the descriptor cannot send either.

@@ -1,5 +1,5 @@
-//! What the kernel keeps for several processes at once: memory that has a descriptor, a lock on it that the death
-//! of its owner releases, and a flag that can be waited for.
+//! What the kernel keeps for several processes at once: memory that has a descriptor, and a lock on it that the
+//! death of its owner releases. (The third is an [`eventfd`](super::eventfd).)
 
 use std::fs::File;
 use std::io;
@@ -123,33 +123,6 @@ pub(crate) fn give_back(file: &File, from: u64, len: u64) {
     unsafe { libc::fallocate(file.as_raw_fd(), how, from as i64, len as i64) };
 }
 
-/// An eventfd. It counts; more than zero is "set", and makes it readable.
-pub(crate) fn flag() -> io::Result<OwnedFd> {
-    // SAFETY: the call takes no memory.
-    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the descriptor is new, and ours.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Sets a flag: whoever waits for it is told, also where it was set already.
-pub(crate) fn set(flag: BorrowedFd<'_>) {
-    let one = 1u64;
-    let arguments = [flag.as_raw_fd() as usize, (&raw const one) as usize, 8, 0];
-    // SAFETY: write(2) reads eight bytes of a live variable. It fails only where the count is at its end: set.
-    let _ = unsafe { os::syscall(libc::SYS_write, arguments) };
-}
-
-/// Clears a flag.
-pub(crate) fn clear(flag: BorrowedFd<'_>) {
-    let mut count = 0u64;
-    let arguments = [flag.as_raw_fd() as usize, (&raw mut count) as usize, 8, 0];
-    // SAFETY: read(2) writes eight bytes to a live variable. It fails only where the flag is not set.
-    let _ = unsafe { os::syscall(libc::SYS_read, arguments) };
-}
-
 /// Whether a descriptor is readable, which is whether a flag is set, or a process has ended.
 pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> bool {
     let mut poll = libc::pollfd {
@@ -171,19 +144,6 @@ pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> bool {
 mod tests {
     use super::*;
     use std::os::unix::fs::FileExt;
-
-    #[test]
-    fn a_flag_is_set_until_it_is_cleared() {
-        let flag = flag().unwrap();
-        let flag = flag.as_fd();
-        assert!(!is_readable(flag));
-        clear(flag);
-        set(flag);
-        set(flag);
-        assert!(is_readable(flag));
-        clear(flag);
-        assert!(!is_readable(flag));
-    }
 
     #[test]
     fn a_locked_file_is_locked_for_all_others_until_it_is_dropped() {

@@ -5,7 +5,7 @@
 //! asked for the signal, and writes to their eventfds, on which greenlets wait:
 //!
 //! ```text
-//!   HEAD ──▶ Node { wanted: INT|TERM, pending: INT, fd 7 } ──▶ Node { … } ──▶ …
+//!   NODES ─▶ Node { wanted: INT|TERM, pending: INT, fd 7 } ──▶ Node { … } ──▶ …
 //!                                       ▲            ▲
 //!              1. the handler sets a bit┘            └─ 2. and then writes
 //!   a greenlet clears the eventfd first and reads the bits afterwards, so a
@@ -19,13 +19,14 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{BorrowedFd, IntoRawFd, RawFd};
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::fork::{self, PerProcess};
-use super::os;
+use super::list::List;
+use super::{eventfd, os};
 
 /// The signals of a thread that are held back.
 #[derive(Clone, Copy)]
@@ -132,8 +133,6 @@ pub(crate) fn lowest(set: u64) -> Option<i32> {
 
 /// What the handler knows of one `Signals` object.
 pub(crate) struct Node {
-    /// Written once, before the node is in the list.
-    next: AtomicPtr<Node>,
     in_use: AtomicBool,
     wanted: AtomicU64,
     pending: AtomicU64,
@@ -153,36 +152,21 @@ impl Node {
     /// Makes the eventfd readable. Async-signal-safe.
     pub(crate) fn ring(&self) {
         let fd = self.fd.load(Ordering::Acquire);
-        let one = 1u64;
-        // SAFETY: write(2) reads eight bytes of a live variable. It fails only
-        // where the counter is full, and then the eventfd is readable anyway.
-        let _ = unsafe {
-            os::syscall(
-                libc::SYS_write,
-                [fd as usize, (&raw const one) as usize, 8, 0],
-            )
-        };
+        if fd >= 0 {
+            // SAFETY: as in `fd`.
+            eventfd::set(unsafe { BorrowedFd::borrow_raw(fd) });
+        }
     }
 }
 
-static HEAD: AtomicPtr<Node> = AtomicPtr::new(ptr::null_mut());
-
-fn nodes() -> impl Iterator<Item = &'static Node> {
-    let mut at = HEAD.load(Ordering::Acquire);
-    std::iter::from_fn(move || {
-        // SAFETY: nodes are leaked boxes; null ends the list.
-        let node = unsafe { at.as_ref()? };
-        at = node.next.load(Ordering::Relaxed);
-        Some(node)
-    })
-}
+static NODES: List<Node> = List::new();
 
 extern "C" fn handler(signal: libc::c_int) {
     // SAFETY: errno's address is valid on every thread.
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: as above. The code that was interrupted may be about to read it.
     let saved = unsafe { *errno };
-    for node in nodes() {
+    for node in NODES.iter() {
         if node.wanted.load(Ordering::Acquire) & bit(signal) != 0 {
             node.pending.fetch_or(bit(signal), Ordering::SeqCst);
             node.ring();
@@ -263,7 +247,7 @@ pub(super) fn after_fork() {
     for signal in signals_of(INSTALLED.load(Ordering::SeqCst)) {
         restore(signal);
     }
-    for node in nodes() {
+    for node in NODES.iter() {
         node.wanted.store(0, Ordering::SeqCst);
         node.pending.store(0, Ordering::SeqCst);
         let fd = node.fd.swap(-1, Ordering::SeqCst);
@@ -324,20 +308,7 @@ impl Mailbox {
 
     /// Takes out what has come, as bits.
     pub(crate) fn take(&self) -> u64 {
-        let mut count = 0u64;
-        // SAFETY: read(2) writes at most eight bytes into a live variable. It
-        // does not block: the eventfd was made so.
-        let _ = unsafe {
-            os::syscall(
-                libc::SYS_read,
-                [
-                    self.node.fd().as_raw_fd() as usize,
-                    (&raw mut count) as usize,
-                    8,
-                    0,
-                ],
-            )
-        };
+        eventfd::clear(self.node.fd());
         // The node's former owner may have asked for others.
         self.node.pending.swap(0, Ordering::SeqCst) & self.wanted
     }
@@ -366,38 +337,27 @@ impl Drop for Mailbox {
 fn take_node() -> io::Result<&'static Node> {
     // The signals of a fork's child are put right by a callback.
     fork::watch();
-    let free = nodes().find(|node| {
+    let free = NODES.iter().find(|node| {
         node.in_use
             .compare_exchange(false, true, Ordering::SeqCst, Ordering::Relaxed)
             .is_ok()
     });
     let node = free.unwrap_or_else(|| {
-        let node = Box::leak(Box::new(Node {
-            next: AtomicPtr::new(HEAD.load(Ordering::Acquire)),
+        NODES.add(Node {
             in_use: AtomicBool::new(true),
             wanted: AtomicU64::new(0),
             pending: AtomicU64::new(0),
             fd: AtomicI32::new(-1),
-        }));
-        while let Err(head) = HEAD.compare_exchange(
-            node.next.load(Ordering::Relaxed),
-            node,
-            Ordering::AcqRel,
-            Ordering::Acquire,
-        ) {
-            node.next.store(head, Ordering::Relaxed);
-        }
-        node
+        })
     });
     if node.fd.load(Ordering::Acquire) < 0 {
-        // SAFETY: eventfd takes no pointers.
-        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-        if fd < 0 {
-            let error = io::Error::last_os_error();
-            node.in_use.store(false, Ordering::SeqCst);
-            return Err(error);
+        match eventfd::new() {
+            Ok(fd) => node.fd.store(fd.into_raw_fd(), Ordering::Release),
+            Err(error) => {
+                node.in_use.store(false, Ordering::SeqCst);
+                return Err(error);
+            }
         }
-        node.fd.store(fd, Ordering::Release);
     }
     Ok(node)
 }
