@@ -1,9 +1,12 @@
 //! Looking up names under `patch_all`: the answers are libc's, and only the greenlet
-//! waits. G187, and the row about `to_socket_addrs` of HOOKS section 4.
+//! waits (G187).
+#![cfg(feature = "monkey")]
 
 mod common;
 #[path = "common/interposed.rs"]
 mod interposed;
+#[path = "common/patched.rs"]
+mod patched;
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::mem::{self, MaybeUninit};
@@ -16,8 +19,9 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use common::{MS, in_subprocess_with};
 use greenlet::spawn;
-use interposed::{Ticker, errno, helpers, patched, set_errno};
+use interposed::helpers;
 use libc::{addrinfo, hostent, sockaddr, socklen_t};
+use patched::{Ticker, errno, patched, set_errno};
 
 type GetAddrInfo = unsafe extern "C" fn(
     *const c_char,
