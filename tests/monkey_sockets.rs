@@ -1197,8 +1197,8 @@ fn a_call_on_a_socket_that_need_not_wait_makes_no_further_system_call() {
         let alone = |number, call: fn(RawFd) -> Result<usize, i32>| {
             assert!(makes_no_other(number, move || call(fd)), "{number}");
         };
-        // SAFETY: the descriptor is open, and nobody else's.
         fn borrowed(fd: RawFd) -> BorrowedFd<'static> {
+            // SAFETY: the socket stays open until the end of the test.
             unsafe { BorrowedFd::borrow_raw(fd) }
         }
         alone(libc::SYS_recvfrom, |fd| recv(&borrowed(fd), &mut [0], 0));
@@ -1215,7 +1215,7 @@ fn a_call_on_a_socket_that_need_not_wait_makes_no_further_system_call() {
             let mut iov = [iovec(&mut buffer)];
             sendmsg(&borrowed(fd), &message(&mut iov), 0)
         });
-        // A look at the kernel's answer: one that has to ask what it is does not pass.
+        // And one that makes several is found out.
         let (reader, writer) = pipe();
         assert_eq!(write(&writer, b"abc"), Ok(3));
         assert!(!makes_no_other(libc::SYS_recvfrom, move || read(
