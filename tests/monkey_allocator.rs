@@ -1,6 +1,7 @@
 //! An allocator with a lock of std's, as profilers have one, under `patch_all`: memory
 //! is asked for on the loop's own frame, under borrows and locks of a hub, and nowhere
 //! there may the wait for that lock park.
+#![cfg(feature = "monkey")]
 
 mod common;
 

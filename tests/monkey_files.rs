@@ -1,9 +1,12 @@
 //! Files, locks of files, and moving bytes between descriptors under `patch_all`, by
-//! std and by libc's own functions: G183, and rows of HOOKS section 4.
+//! std and by libc's own functions (G183).
+#![cfg(feature = "monkey")]
 
 mod common;
 #[path = "common/interposed.rs"]
 mod interposed;
+#[path = "common/patched.rs"]
+mod patched;
 
 use std::cell::Cell;
 use std::ffi::c_int;
@@ -19,8 +22,9 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use common::{MS, alone, fork};
 use greenlet::spawn;
-use interposed::{Gate, Ticker, helpers, outcome, patched};
+use interposed::{Gate, helpers, outcome};
 use libc::{flock as Record, loff_t, off_t};
+use patched::{Ticker, patched};
 
 /// A file with a name of its own, which is gone afterwards.
 struct Scratch {

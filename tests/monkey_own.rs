@@ -1,4 +1,5 @@
 //! Code that closes descriptors which it did not open: the hub's own are among them.
+#![cfg(feature = "monkey")]
 
 mod common;
 

@@ -2,6 +2,7 @@
 //! gevent's `select`, and what libc's say of themselves. A greenlet that ticks beside
 //! them proves that the thread does not block: it is also the one that makes ready
 //! what they wait for.
+#![cfg(feature = "monkey")]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! Patched `poll`, `select` and `epoll_wait` against the system calls: for random
 //! arguments, good and bad, the same answer, the same errno, and the same in memory.
+#![cfg(feature = "monkey")]
 
 mod common;
 

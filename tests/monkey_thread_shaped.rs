@@ -3,7 +3,8 @@
 //! can end them; where only this thread's greenlets could, the process ends with a
 //! report. Never is a queue corrupted, never does anything go round for ever.
 //!
-//! parking_lot and crossbeam-channel are tested in `tests/real`.
+//! parking_lot and crossbeam-channel are tested in `tests/thread_shaped`.
+#![cfg(feature = "monkey")]
 
 mod common;
 

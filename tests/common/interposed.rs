@@ -1,9 +1,8 @@
-//! What the tests of `monkey` share: a process that is patched, a greenlet that
-//! shows whether the thread goes on, and C code.
+//! What those tests of `monkey` share that have to do with other processes and with C
+//! code, beside what is in `patched`.
 
 #![allow(dead_code, reason = "no test file uses all of it")]
 
-use std::cell::Cell;
 use std::ffi::{CString, c_int, c_void};
 use std::path::PathBuf;
 use std::process::Command;
@@ -12,77 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use greenlet::JoinHandle;
 
-use crate::common::{MS, Watchdog, watchdog};
-
-/// Patches the process, and watches the test that calls it.
-#[must_use]
-pub fn patched() -> Watchdog {
-    greenlet::monkey::patch_all().unwrap();
-    watchdog()
-}
-
-/// A greenlet that counts its turns, one a millisecond, until it is dropped.
-pub struct Ticker {
-    ticks: Rc<Cell<u32>>,
-    greenlet: JoinHandle<()>,
-}
-
-impl Ticker {
-    pub fn new() -> Ticker {
-        let ticks = Rc::new(Cell::new(0));
-        let counter = Rc::clone(&ticks);
-        let greenlet = greenlet::spawn(move || {
-            loop {
-                counter.set(counter.get() + 1);
-                greenlet::sleep(MS);
-            }
-        });
-        Ticker { ticks, greenlet }
-    }
-
-    pub fn ticks(&self) -> u32 {
-        self.ticks.get()
-    }
-
-    /// Has a greenlet do `f` after three more turns: what that wakes was waited for
-    /// while the thread went on. If it stood still, nobody would ever wake it.
-    pub fn after<R: 'static>(&self, f: impl FnOnce() -> R + 'static) -> JoinHandle<R> {
-        let ticks = Rc::clone(&self.ticks);
-        let begun = ticks.get();
-        greenlet::spawn(move || {
-            while ticks.get() < begun + 3 {
-                greenlet::sleep(MS);
-            }
-            f()
-        })
-    }
-
-    /// Runs `f`, and fails if the thread stood still meanwhile. What ends it is done
-    /// by [`after`](Ticker::after), or takes some turns by itself.
-    #[track_caller]
-    pub fn ticks_during<R>(&self, f: impl FnOnce() -> R) -> R {
-        let before = self.ticks();
-        let result = f();
-        let ticked = self.ticks() - before;
-        assert!(ticked > 2, "the thread stood still: {ticked} turns");
-        result
-    }
-}
-
-impl Drop for Ticker {
-    fn drop(&mut self) {
-        self.greenlet.kill();
-    }
-}
-
-pub fn errno() -> c_int {
-    std::io::Error::last_os_error().raw_os_error().unwrap()
-}
-
-pub fn set_errno(value: c_int) {
-    // SAFETY: errno's address is valid on every thread.
-    unsafe { *libc::__errno_location() = value };
-}
+use crate::patched::{Ticker, errno};
 
 /// What other processes wait for: a file that is not there yet.
 #[derive(Clone)]
