@@ -853,6 +853,42 @@ fn a_number_that_is_anothers_by_now_is_noticed_among_many() {
     }
 }
 
+/// And one that another thread has closed a moment ago, of which this hub has not heard
+/// yet, is not told the end of the former.
+#[test]
+fn a_number_that_another_thread_has_just_used_again_is_no_bad_one_among_many() {
+    let _watchdog = watchdog();
+    patch();
+    let (idle, _other) = UnixStream::pair().unwrap();
+    let mut fds: Vec<_> = (0..100)
+        // SAFETY: a new descriptor, or an error.
+        .map(|_| entry(unsafe { libc::dup(idle.as_raw_fd()) }, POLLIN))
+        .collect();
+    let ticker = Ticker::new();
+    assert_eq!(poll(&mut fds, 3), Ok(0));
+    let (a, mut b) = UnixStream::pair().unwrap();
+    let number = fds[50].fd;
+    greenlet::monkey::unpatched(|| {
+        let replace = move || {
+            // SAFETY: both are open.
+            assert_eq!(unsafe { libc::dup2(a.as_raw_fd(), number) }, number);
+        };
+        std::thread::spawn(replace).join().unwrap();
+    });
+    drop(ticker);
+    let ticker = Ticker::with(move || {
+        b.write_all(b"x").unwrap();
+        std::mem::forget(b);
+    });
+    assert_eq!(poll(&mut fds, -1), Ok(1));
+    assert_eq!(fds[50].revents, POLLIN);
+    ticker.has_acted();
+    for entry in fds {
+        // SAFETY: they were opened above.
+        unsafe { libc::close(entry.fd) };
+    }
+}
+
 /// std's `connect_timeout` polls the socket for which it set O_NONBLOCK.
 #[test]
 fn stds_connect_with_a_timeout_parks() {

@@ -30,9 +30,10 @@ use super::Hub;
 use super::own::{Bell, Own, is_own};
 use super::shared::HubShared;
 use super::source::{ALL, NOBODY, Report, Source};
+use crate::sys::clock;
 use crate::sys::os::{self, Errno};
+use crate::sys::pass::{self, PassThrough};
 use crate::sys::timerfd::TimerFd;
-use crate::sys::{clock, pass};
 
 /// Among the notes of what others have closed: it was one of the reactor's own.
 pub(super) const LOST: u64 = u64::MAX;
@@ -375,8 +376,11 @@ impl Hub {
             .map(Rc::clone)
     }
 
-    /// Whatever registration this hub has under the number.
+    /// Whatever registration this hub has under the number, which has not been closed by
+    /// whoever could tell.
+    #[inline]
     pub(super) fn known_source(&self, fd: RawFd) -> Option<Rc<Source>> {
+        self.hear_of_closed();
         self.reactor.borrow().as_ref()?.at(fd).map(Rc::clone)
     }
 
@@ -399,6 +403,7 @@ impl Hub {
         wanted: u32,
         round: u64,
     ) -> Result<Rc<Source>, Errno> {
+        self.hear_of_closed();
         match self.with_reactor(|reactor| reactor.arm(fd, wanted, round)) {
             Ok(armed) => armed,
             // EBADF would say that the descriptor is closed.
@@ -418,6 +423,24 @@ impl Hub {
         if let Some(reactor) = self.reactor.borrow_mut().as_mut() {
             reactor.verify(fd);
         }
+    }
+
+    /// To be called before anything is concluded from what is registered. Another thread
+    /// may have closed a number a moment ago, and the note of that lie there unread, while
+    /// the number is somebody else's by now: they would be told of the former's end.
+    #[inline]
+    fn hear_of_closed(&self) {
+        if self.shared.borrow().has_retired() {
+            self.hear_of_closed_now();
+        }
+    }
+
+    #[cold]
+    fn hear_of_closed_now(&self) {
+        let _pass = PassThrough::enter();
+        let saved = os::errno();
+        self.deregister_retired();
+        os::set_errno(saved);
     }
 
     /// Takes out what other threads have closed. A number without an owner may
