@@ -225,6 +225,45 @@ fn a_poll_with_no_time_parks_nobody() {
     assert_eq!(ticker.ticks(), 0);
 }
 
+/// Event loops make such calls in the midst of things; others that need not wait let
+/// others run now and then.
+#[test]
+fn polls_with_no_time_never_give_others_a_turn_and_are_never_refused() {
+    let _watchdog = watchdog();
+    patch();
+    let (a, mut b) = UnixStream::pair().unwrap();
+    let fd = a.as_raw_fd();
+    let set_of_it = epoll_of(fd, libc::EPOLLIN);
+    let polls = move |timeout: c_int, expected| {
+        let mut readable = set(&[fd]);
+        let mut time = timeval {
+            tv_sec: timeout.into(),
+            tv_usec: 0,
+        };
+        let sets = [Some(&mut readable), None, None];
+        assert_eq!(poll(&mut [entry(fd, POLLIN)], timeout), expected);
+        assert_eq!(select(sets, Some(&mut time)), expected);
+        assert_eq!(epoll_wait(set_of_it.as_raw_fd(), timeout), expected);
+    };
+    let turn = flag();
+    let seen = turn.clone();
+    greenlet::spawn(move || seen.set(true));
+    (0..200).for_each(|_| polls(0, Ok(0)));
+    assert!(!turn.get());
+    b.write_all(b"x").unwrap();
+    (0..200).for_each(|_| polls(1, Ok(1)));
+    assert!(turn.get());
+    let killed = greenlet::spawn(move || {
+        assert_eq!(poll(&mut [], -1), Err(libc::ECANCELED));
+        // More than a greenlet is ever refused.
+        (0..200).for_each(|_| polls(0, Ok(1)));
+        "not refused"
+    });
+    greenlet::sleep(MS);
+    killed.kill();
+    assert_eq!(killed.join().unwrap(), "not refused");
+}
+
 /// G177: "poll honours its timeout".
 #[test]
 fn a_poll_ends_with_nothing_when_its_time_is_over() {
