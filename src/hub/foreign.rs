@@ -37,10 +37,10 @@ use super::reactor::{ALL_CLOSED, LOST};
 use super::shared::HubShared;
 use super::source::{Direction, NOBODY, Source};
 use super::wait::{Kind, Place, Reason};
-use crate::sys::clock;
 use crate::sys::fork::PerProcess;
 use crate::sys::os::{self, Errno};
 use crate::sys::pass::PassThrough;
+use crate::sys::{clock, socket};
 
 /// How often a descriptor is asked that cannot be waited for.
 const LOOK_AGAIN: u64 = 1_000_000;
@@ -246,7 +246,7 @@ impl Hub {
             self.verify_source(fd);
         }
         if let Ok(source) = &armed {
-            source.learn_protocol(|| os::socket_protocol(fd));
+            source.learn_protocol(|| socket::option(fd, libc::SO_PROTOCOL).ok());
         }
         os::set_errno(saved);
         match armed {

@@ -338,12 +338,7 @@ unsafe fn messages_parking(
         let left = deadline.map(|deadline| deadline.saturating_sub(clock::now_ns()));
         if let Some(left) = left {
             // SAFETY: the caller's, to be written to; the kernel would.
-            unsafe {
-                timeout.write_unaligned(timespec {
-                    tv_sec: (left / 1_000_000_000) as _,
-                    tv_nsec: (left % 1_000_000_000) as _,
-                });
-            }
+            unsafe { timeout.write_unaligned(kernel::timespec_of(left)) };
         }
         if flags & libc::MSG_WAITFORONE != 0 || left == Some(0) {
             break;

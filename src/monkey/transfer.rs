@@ -19,12 +19,11 @@ use libc::{loff_t, off_t, size_t, ssize_t};
 
 use super::entry::{Answer, Part, hub, interposed, operation, operation_on, raw};
 use super::kernel::{self, Attempt};
+use super::slices::MOST;
 use crate::hub::{Direction, Hub};
 use crate::sys::clock;
 use crate::sys::os::Errno;
 
-/// As much as the kernel moves in one call.
-const MOST: size_t = 0x7fff_f000;
 /// All flags of `splice`.
 const KNOWN_FLAGS: c_uint = 0xf;
 /// When to try again, where both sides look ready and are not.
