@@ -273,7 +273,7 @@ pub(super) unsafe fn message_parking(
             return attempt();
         }
         // SAFETY: the kernel has written its answers there.
-        let answered = unsafe { &mut *message };
+        let mut answered = unsafe { message.read_unaligned() };
         if answered.msg_controllen > 0 {
             // What came beside the data has used up the room for it.
             return Ok(0);
@@ -285,6 +285,8 @@ pub(super) unsafe fn message_parking(
         let n = unsafe { raw!(libc::SYS_recvmsg, fd, &raw mut part, flags | MSG_DONTWAIT) }?;
         answered.msg_controllen = part.msg_controllen;
         answered.msg_flags |= part.msg_flags;
+        // SAFETY: as above.
+        unsafe { message.write_unaligned(answered) };
         Ok(n)
     })
 }

@@ -251,8 +251,11 @@ fn splice_parking(
     if len == 0 || is_wrong || !has_pipe || leaves_alone {
         return call(len, flags);
     }
-    operation(hub)?;
     let users_flag = flags & libc::SPLICE_F_NONBLOCK != 0;
+    // What does not block is neither refused nor made to wait, see `operation_on`.
+    if !users_flag || !socket.is_none_or(kernel::never_blocks) {
+        operation(hub)?;
+    }
     let mut moved = Moved::new(len.min(MOST));
     loop {
         let both_ready = || {
