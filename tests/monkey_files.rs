@@ -565,6 +565,15 @@ fn splice_heeds_its_flag_and_who_does_not_block() {
     let (socket, back) = UnixStream::pair().unwrap();
     assert_eq!(splice(&socket, &other_writer, 10, flag), Err(libc::EAGAIN));
     assert_eq!(splice(&reader, &socket, 10, flag), Err(libc::EAGAIN));
+    // Nor does it give others a turn, however often.
+    let turn = common::flag();
+    let seen = turn.clone();
+    let other = spawn(move || seen.set(true));
+    for _ in 0..200 {
+        assert_eq!(splice(&reader, &other_writer, 10, flag), Err(libc::EAGAIN));
+    }
+    assert!(!turn.get());
+    other.join().unwrap();
     // The flag is not for this kind of socket: it waits, as the kernel does.
     let (tcp_out, tcp_in) = tcp();
     let sender = ticker.after(move || (&tcp_out).write_all(b"late").map(|()| tcp_out).unwrap());

@@ -976,6 +976,44 @@ fn several_messages_of_a_stream_are_sent_whole() {
     assert_eq!(sent, (Ok(2), [SIZE, SIZE]));
 }
 
+/// C knows of no alignment that the kernel would insist on.
+#[test]
+fn messages_may_lie_at_odd_addresses() {
+    let _watchdog = patched();
+    let (a, b) = pair(libc::SOCK_STREAM);
+    let sending = move || {
+        let mut bytes = *b"some";
+        let mut iov = [iovec(&mut bytes)];
+        let mut place = [0u8; 2 * size_of::<libc::mmsghdr>()];
+        let at = place.as_mut_ptr().wrapping_add(1).cast::<libc::mmsghdr>();
+        // SAFETY: there is room, and what the message refers to is live.
+        unsafe {
+            at.write_unaligned(libc::mmsghdr {
+                msg_hdr: message(&mut iov),
+                msg_len: 77,
+            });
+            assert_eq!(checked(|| libc::sendmmsg(a.as_raw_fd(), at, 1, 0)), Ok(1));
+            assert_eq!(at.read_unaligned().msg_len, 4);
+        }
+        a
+    };
+    let a = in_greenlet(sending);
+    let receiving = move || {
+        let mut bytes = [0; 8];
+        let mut iov = [iovec(&mut bytes)];
+        let mut place = [0u8; 2 * size_of::<libc::msghdr>()];
+        let at = place.as_mut_ptr().wrapping_add(1).cast::<libc::msghdr>();
+        // SAFETY: as above.
+        let n = unsafe {
+            at.write_unaligned(message(&mut iov));
+            checked(|| libc::recvmsg(b.as_raw_fd(), at, libc::MSG_WAITALL) as i64)
+        };
+        (n, bytes)
+    };
+    let received = parks(receiving, || assert_eq!(send(&a, b"more", 0), Ok(4)));
+    assert_eq!(received, (Ok(8), *b"somemore"));
+}
+
 // ---- bad input
 
 #[test]

@@ -34,6 +34,8 @@ pub(crate) struct HubShared {
     outlet: Mutex<Option<Outlet>>,
     /// Descriptors that other threads have closed, with their owners.
     retired: Mutex<Vec<(RawFd, u64)>>,
+    /// There are some, which the hub may have to hear of before it comes to them.
+    has_retired: AtomicBool,
     /// Greenlets that other threads want killed, by their keys.
     kills: Mutex<Vec<u64>>,
 }
@@ -55,6 +57,7 @@ impl HubShared {
             arrivals: Arrivals::new(),
             outlet: Mutex::new(None),
             retired: Mutex::new(Vec::new()),
+            has_retired: AtomicBool::new(false),
             kills: Mutex::new(Vec::new()),
         })
     }
@@ -82,10 +85,19 @@ impl HubShared {
     pub(crate) fn push_retired(&self, fd: RawFd, owner: u64) {
         let _pass = PassThrough::enter();
         self.retired().push((fd, owner));
+        self.has_retired.store(true, Ordering::Release);
         self.push((NOBODY, 0));
     }
 
+    /// Whether there is a note of anything that was closed before now, by whoever has
+    /// told this thread so.
+    #[inline]
+    pub(super) fn has_retired(&self) -> bool {
+        self.has_retired.load(Ordering::Acquire)
+    }
+
     pub(crate) fn take_retired(&self) -> Vec<(RawFd, u64)> {
+        self.has_retired.store(false, Ordering::Relaxed);
         std::mem::take(&mut *self.retired())
     }
 

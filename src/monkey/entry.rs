@@ -104,6 +104,18 @@ pub(super) fn operation(hub: &Hub) -> Result<(), Errno> {
     Ok(())
 }
 
+/// As `operation`, for a wait of so many nanoseconds. With no time at all it does not
+/// block, see `operation_on`.
+///
+/// # Errors
+/// As for `operation`.
+pub(super) fn operation_within(hub: &Hub, time: Option<u64>) -> Result<(), Errno> {
+    match time {
+        Some(0) => Ok(()),
+        _ => operation(hub),
+    }
+}
+
 /// As `operation`, on this descriptor. What does not block, for its user has made the
 /// descriptor non-blocking or because it is a file, is neither refused nor made to
 /// wait for its turn: such calls are made in the midst of things, by event loops.

@@ -129,26 +129,6 @@ pub(crate) fn set_errno(value: Errno) {
     unsafe { *libc::__errno_location() = value }
 }
 
-/// The protocol of a socket; none if it is no socket.
-pub(crate) fn socket_protocol(fd: i32) -> Option<i32> {
-    let (mut protocol, mut len) = (0i32, 4u32);
-    // SAFETY: the kernel writes at most `len` bytes into a number of that length.
-    let asked = unsafe {
-        syscall6(
-            libc::SYS_getsockopt,
-            [
-                fd as usize,
-                libc::SOL_SOCKET as usize,
-                libc::SO_PROTOCOL as usize,
-                (&raw mut protocol) as usize,
-                (&raw mut len) as usize,
-                0,
-            ],
-        )
-    };
-    asked.is_ok().then_some(protocol)
-}
-
 /// Writes all of `bytes` to standard error. Async-signal-safe, never parks, takes no lock; what cannot be
 /// written is lost, for there is nobody to tell.
 pub(crate) fn write_stderr(mut bytes: &[u8]) {
