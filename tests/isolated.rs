@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::{MS, quiet_panics, watchdog};
-use greenlet::{sleep, spawn, spawn_isolated, yield_now};
+use greenlet::error::SwitchError;
+use greenlet::{Greenlet, sleep, spawn, spawn_isolated, yield_now};
 
 thread_local! {
     static COUNT: Cell<u32> = const { Cell::new(7) };
@@ -442,6 +443,39 @@ fn who_is_spawned_by_a_destructor_never_runs() {
     });
     handle.join().unwrap();
     assert_eq!(*shared.lock().unwrap(), ["dropped", "spawned", "done"]);
+}
+
+#[test]
+fn an_explicit_one_that_is_made_by_a_destructor_is_killed_unstarted() {
+    let _watchdog = watchdog();
+    struct Switches(Shared);
+    impl Drop for Switches {
+        fn drop(&mut self) {
+            for _ in 0..3 {
+                let captured = Noisy(self.0.clone(), "dropped");
+                let explicit = Greenlet::new(move |n: i32| {
+                    drop(captured);
+                    unreachable!("{n}")
+                });
+                let outcome = explicit.try_switch(1);
+                assert!(matches!(outcome, Err(SwitchError::Killed)));
+                assert!(explicit.is_dead());
+                log(&self.0, "killed");
+            }
+        }
+    }
+    thread_local!(static LOCAL: RefCell<Option<Switches>> = const { RefCell::new(None) });
+    let shared = Shared::default();
+    let handle = spawn_isolated({
+        let shared = shared.clone();
+        move || drop(LOCAL.replace(Some(Switches(shared))))
+    });
+    handle.join().unwrap();
+    assert_eq!(*shared.lock().unwrap(), ["dropped", "killed"].repeat(3));
+    // The memory of greenlets is in order.
+    for n in 0..100 {
+        assert_eq!(spawn(move || n).join().unwrap(), n);
+    }
 }
 
 #[test]
