@@ -479,6 +479,40 @@ fn an_explicit_one_that_is_made_by_a_destructor_is_killed_unstarted() {
 }
 
 #[test]
+fn nobody_is_taken_for_an_isolated_one_that_has_ended() {
+    let _watchdog = watchdog();
+    let (sibling_killed, rounds) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let handle = spawn_isolated({
+        let (sibling_killed, rounds) = (sibling_killed.clone(), rounds.clone());
+        move || {
+            spawn(move || {
+                // It refuses to end, and its domain goes on without an owner.
+                assert!(std::panic::catch_unwind(|| sleep(Duration::MAX)).is_err());
+                loop {
+                    sleep(MS);
+                    // Memory of greenlets is used again, that of the owner too.
+                    let ends = [(); 10].map(|()| spawn(yield_now));
+                    let sibling = spawn(|| sleep(Duration::from_secs(50)));
+                    for one in ends {
+                        one.join().unwrap();
+                    }
+                    yield_now();
+                    let ended = usize::from(sibling.is_finished());
+                    sibling_killed.fetch_add(ended, Ordering::Relaxed);
+                    sibling.kill_wait();
+                    rounds.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            yield_now();
+        }
+    });
+    handle.join().unwrap();
+    let before = rounds.load(Ordering::Relaxed);
+    common::until(|| rounds.load(Ordering::Relaxed) > before + 3);
+    assert_eq!(sibling_killed.load(Ordering::Relaxed), 0);
+}
+
+#[test]
 fn a_shutdown_inside_ends_its_own_light_ones_only() {
     let _watchdog = watchdog();
     let outside = spawn(|| sleep(50 * MS));

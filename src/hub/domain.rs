@@ -34,7 +34,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::task::{self, AtEnd, TaskPtr};
+use super::task::{self, AtEnd, TaskPtr, TaskRef};
 use super::wait_queue::WaitQueue;
 use super::{HUB, Hub, cell, end, unwind};
 use crate::coroutine::tls::{self, Base, TlsBlock};
@@ -47,7 +47,8 @@ pub(crate) struct Domain {
     /// Freed with the domain, when the last member has retired.
     block: TlsBlock,
     tid: u32,
-    owner: Cell<Option<TaskPtr>>,
+    /// Counted, so that no later greenlet is taken for it.
+    owner: OnceCell<TaskRef>,
     /// Tasks that run on the block, or will.
     members: Cell<usize>,
     /// The owner waits here until it is the only one.
@@ -96,7 +97,7 @@ impl Domain {
     }
 
     pub(super) fn is_owner(&self, task: TaskPtr) -> bool {
-        self.owner.get() == Some(task)
+        self.owner.get().is_some_and(|owner| owner.ptr() == task)
     }
 
     /// Of its members one is in this process, which has been forked.
@@ -171,7 +172,8 @@ impl Hub {
                 return Err(error);
             }
         };
-        domain.owner.set(Some(handle.task().ptr()));
+        // It has none yet.
+        let _ = domain.owner.set(TaskRef::new(handle.task().ptr()));
         self.make_ready(handle.task().ptr());
         Ok(handle)
     }
@@ -197,7 +199,7 @@ impl Hub {
         let domain = Box::new(Domain {
             block,
             tid,
-            owner: Cell::new(None),
+            owner: OnceCell::new(),
             members: Cell::new(0),
             alone: WaitQueue::new(),
             ending: Cell::new(false),
