@@ -479,12 +479,43 @@ fn an_explicit_one_that_is_made_by_a_destructor_is_killed_unstarted() {
 }
 
 #[test]
+fn no_switch_leads_from_one_domain_to_another() {
+    let _watchdog = watchdog();
+    type Bound = std::rc::Rc<&'static str>;
+    // While the main greenlet is suspended in a switch, isolated ones run.
+    let waits = Greenlet::new(|_: Bound| {
+        sleep(10 * MS);
+        Bound::new("its own")
+    });
+    let alone = spawn_isolated(|| Greenlet::<Bound>::current().parent().is_none());
+    let with_light_one = spawn_isolated(|| {
+        let me = Greenlet::<Bound>::current();
+        let light = spawn(move || Greenlet::<Bound>::current().parent() == Some(me));
+        light.join().unwrap()
+    });
+    // What an explicit one leaves goes to the nearest who lives of its own domain.
+    let leaves = spawn_isolated(|| {
+        let child = spawn(|| Greenlet::new(|_: Bound| Bound::new("another's")));
+        let orphan = child.join().unwrap();
+        assert!(matches!(
+            orphan.try_switch(Bound::new("argument")),
+            Ok(left) if *left == "another's"
+        ));
+    });
+    assert_eq!(*waits.switch(Bound::new("argument")), "its own");
+    assert!(alone.join().unwrap());
+    assert!(with_light_one.join().unwrap());
+    leaves.join().unwrap();
+}
+
+#[test]
 fn nobody_is_taken_for_an_isolated_one_that_has_ended() {
     let _watchdog = watchdog();
     let (sibling_killed, rounds) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let handle = spawn_isolated({
         let (sibling_killed, rounds) = (sibling_killed.clone(), rounds.clone());
         move || {
+            let owner = Greenlet::<()>::current().id();
             spawn(move || {
                 // It refuses to end, and its domain goes on without an owner.
                 assert!(std::panic::catch_unwind(|| sleep(Duration::MAX)).is_err());
@@ -500,6 +531,8 @@ fn nobody_is_taken_for_an_isolated_one_that_has_ended() {
                     let ended = usize::from(sibling.is_finished());
                     sibling_killed.fetch_add(ended, Ordering::Relaxed);
                     sibling.kill_wait();
+                    let parent = Greenlet::<()>::current().parent();
+                    assert!(parent.is_none_or(|parent| parent.id() == owner));
                     rounds.fetch_add(1, Ordering::Relaxed);
                 }
             });

@@ -184,14 +184,16 @@ impl NodeRef {
         }
     }
 
-    /// The parent. Main greenlets have none; those that the hub schedules count as children of the main one.
+    /// The parent. Main greenlets have none; those that the hub schedules count as children of the main one: that
+    /// of the caller's thread-locals, where all whom it can refer to belong.
     pub(super) fn parent(&self, hub: &Hub) -> Option<NodeRef> {
         if self.0.options.is_some() {
             return self.0.parent.borrow().clone();
         }
-        // A main greenlet whose hub has ended is nobody's child either.
-        (!self.is_main(hub) && !self.task().is_some_and(is_lost))
-            .then(|| NodeRef::of_task(hub.main()))
+        let main = hub.main_here();
+        // A main greenlet whose hub has ended is nobody's child either; one that has ended has none.
+        let has_parent = self.task() != Some(main) && !self.task().is_some_and(is_lost);
+        (has_parent && !main.done.get()).then(|| NodeRef::of_task(main))
     }
 
     pub(super) fn set_parent(&self, hub: &Hub, parent: &NodeRef) -> Result<(), ParentError> {

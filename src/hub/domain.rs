@@ -233,6 +233,14 @@ impl Hub {
         }
     }
 
+    /// The main greenlet of those on the caller's thread-locals: the thread's, or the
+    /// owner of the domain, which may have ended.
+    pub(crate) fn main_here(&self) -> TaskPtr {
+        let owner = |domain: DomainPtr| domain.owner.get().map(TaskRef::ptr);
+        let domain = self.current().domain;
+        domain.and_then(owner).unwrap_or(self.main())
+    }
+
     /// Whether this greenlet is the only one on its thread-locals, so that what others
     /// do meanwhile does not touch them.
     pub(super) fn is_alone(task: TaskPtr) -> bool {
