@@ -40,6 +40,8 @@ use super::{HUB, Hub, cell, end, unwind};
 use crate::coroutine::tls::{self, Base, TlsBlock};
 use crate::error::{IsolationError, SpawnError};
 use crate::sys::mark::{self, Mark};
+#[cfg(feature = "monkey")]
+use crate::sys::os;
 use crate::sys::pass::PassThrough;
 
 /// One isolated greenlet's thread-local storage, and who belongs to it.
@@ -235,6 +237,24 @@ impl Hub {
     /// do meanwhile does not touch them.
     pub(super) fn is_alone(task: TaskPtr) -> bool {
         task.domain.is_some_and(|domain| domain.members.get() == 1)
+    }
+
+    /// Whether other greenlets run on the current one's thread-locals, or the loop does.
+    #[cfg(feature = "monkey")]
+    pub(crate) fn shares_thread_locals(&self) -> bool {
+        !Hub::is_alone(self.current())
+    }
+
+    /// Whether glibc's locks know a greenlet of this thread by this number.
+    #[cfg(feature = "monkey")]
+    pub(crate) fn is_known_as(&self, number: u32) -> bool {
+        match number {
+            ..FIRST_TID => number == os::thread_id(),
+            _ => {
+                let is_its = |task: &TaskPtr| task.domain.is_some_and(|of| of.tid == number);
+                self.tasks.borrow().iter().any(is_its)
+            }
+        }
     }
 
     /// Lets the current greenlet wait in what belongs to its *thread*, of which there

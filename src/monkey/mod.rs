@@ -56,6 +56,9 @@ mod hosts;
 mod identity;
 mod join;
 mod kernel;
+#[cfg(not(target_feature = "crt-static"))]
+mod locks;
+mod moment;
 mod patch;
 mod poll;
 mod process;
