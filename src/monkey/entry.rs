@@ -42,6 +42,8 @@ pub enum Part {
     /// Locks: std's, which wait by futex, and those of C: `pthread_mutex_lock`, `sem_wait`
     /// and their kin.
     Locks,
+    /// New threads: they are isolated greenlets.
+    Threads,
 }
 
 impl Part {
