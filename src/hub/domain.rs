@@ -233,8 +233,10 @@ impl Hub {
         if !tls::TIDS.contains(&number) {
             return number == os::thread_id();
         }
-        let is_its =
-            |task: &TaskPtr| task.domain.is_some_and(|domain| domain.seat.tid() == number);
+        let is_its = |task: &TaskPtr| {
+            task.domain
+                .is_some_and(|domain| domain.seat.tid() == number)
+        };
         self.tasks.borrow().iter().any(is_its)
     }
 

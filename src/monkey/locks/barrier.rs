@@ -32,7 +32,7 @@ interposed! {
         // SAFETY: the caller's promise.
         unsafe {
             match on() {
-                false => address::in_kernel(barrier as usize, || real!(BARRIER_WAIT(barrier))),
+                false => in_libc(barrier),
                 true => Barrier::of(barrier).wait(),
             }
         }
@@ -48,6 +48,21 @@ interposed! {
             }
         }
     }
+}
+
+/// # Safety
+/// As for `pthread_barrier_wait`.
+unsafe fn in_libc(barrier: *mut pthread_barrier_t) -> c_int {
+    let address = barrier as usize;
+    // SAFETY: the caller's promise.
+    let answer = address::in_kernel(address, || unsafe { real!(BARRIER_WAIT(barrier)) });
+    // The locks may have been patched meanwhile. Those who wait for the first two words:
+    if on() {
+        for address in [address, address + size_of::<u32>()] {
+            address::wake(address, address::ANY, usize::MAX);
+        }
+    }
+    answer
 }
 
 /// The words of a barrier.

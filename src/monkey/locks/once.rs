@@ -14,12 +14,15 @@
 
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use super::glibc::{Initialiser, real};
 use super::park::{self, Wait};
 use super::shape::{self, on, word};
 use crate::hub::address;
 use crate::monkey::entry::interposed_unwinding;
+use crate::monkey::moment::Moment;
+use crate::sys::clock;
 
 interposed_unwinding! {
     Locks;
@@ -32,7 +35,7 @@ interposed_unwinding! {
                 return 0;
             }
             match on() {
-                false => real!(ONCE(control, initialise)),
+                false => in_libc(control, initialise),
                 true => once(word(control, 0), initialise),
             }
         }
@@ -43,6 +46,19 @@ interposed_unwinding! {
         // SAFETY: the caller's promise.
         unsafe { pthread_once(control, initialise) };
     }
+}
+
+/// # Safety
+/// As for `pthread_once`.
+unsafe fn in_libc(control: *mut c_int, initialise: Initialiser) -> c_int {
+    let address = control as usize;
+    // SAFETY: the caller's promise. There is nothing to drop here, for it may unwind.
+    let answer = address::in_kernel(address, || unsafe { real!(ONCE(control, initialise)) });
+    // The locks may have been patched meanwhile.
+    if on() {
+        address::wake(address, address::ANY, usize::MAX);
+    }
+    answer
 }
 
 pub(super) const RUNS: u32 = 1;
@@ -61,7 +77,11 @@ unsafe fn once(control: &AtomicU32, initialise: Initialiser) -> c_int {
             return 0;
         }
         if seen == running {
-            let wait = Wait::new(control, "waiting for an initialiser of C's");
+            let mut wait = Wait::new(control, "waiting for an initialiser of C's");
+            if address::may_be_in_kernel(control.as_ptr() as usize) {
+                // It was begun in libc, which does not tell us if it unwinds.
+                wait = wait.until(Moment::Here(clock::deadline_after(PAUSE)));
+            }
             wait.sleep_while(park::hub(), || control.load(Ordering::SeqCst) == seen);
             seen = control.load(Ordering::Acquire);
             continue;
@@ -78,6 +98,9 @@ unsafe fn once(control: &AtomicU32, initialise: Initialiser) -> c_int {
     end(control, DONE);
     0
 }
+
+/// After so long to look again.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Has the initialiser run again, if it is dropped.
 struct Unwound<'a>(&'a AtomicU32);

@@ -201,10 +201,12 @@ fn mutexes_fit() -> bool {
         ADAPTIVE,
     ];
     let mut owners = [0; 4];
-    for (shared, (at, kind)) in BOTH
-        .into_iter()
-        .flat_map(|shared| kinds.into_iter().enumerate().map(move |kind| (shared, kind)))
-    {
+    for (shared, (at, kind)) in BOTH.into_iter().flat_map(|shared| {
+        kinds
+            .into_iter()
+            .enumerate()
+            .map(move |kind| (shared, kind))
+    }) {
         let mut attributes = MaybeUninit::zeroed();
         let mut mutex = MaybeUninit::<pthread_mutex_t>::zeroed();
         let at_mutex = mutex.as_mut_ptr();
@@ -282,9 +284,7 @@ fn barriers_fit() -> bool {
             let destroyed = real!(BARRIER_DESTROY(at_barrier));
             let out = word(at_barrier, 4).load(Ordering::Relaxed);
             let shared = u32::from(shared == PTHREAD_PROCESS_SHARED) * 128;
-            destroyed == 0
-                && seen == [0, 0, COUNT, shared, 0]
-                && out == super::barrier::most(COUNT)
+            destroyed == 0 && seen == [0, 0, COUNT, shared, 0] && out == super::barrier::most(COUNT)
         }
     })
 }
