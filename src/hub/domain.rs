@@ -39,6 +39,8 @@ use super::wait_queue::WaitQueue;
 use super::{Hub, cell, end, unwind};
 use crate::coroutine::tls::{self, Base};
 use crate::error::{IsolationError, SpawnError};
+#[cfg(feature = "monkey")]
+use crate::sys::os;
 use crate::sys::pass::PassThrough;
 
 /// One isolated greenlet's thread-local storage, and who belongs to it.
@@ -215,6 +217,27 @@ impl Hub {
             None => self.tasks.borrow().len() - self.isolated.get(),
         };
         on_them == 1
+    }
+
+    /// Whether other greenlets run on the current one's thread-locals, or the loop does,
+    /// as on the thread's own.
+    #[cfg(feature = "monkey")]
+    pub(crate) fn shares_thread_locals(&self) -> bool {
+        let task = self.current();
+        task.domain.is_none() || !self.is_alone(task)
+    }
+
+    /// Whether glibc's locks know a greenlet of this thread by this number.
+    #[cfg(feature = "monkey")]
+    pub(crate) fn is_known_as(&self, number: u32) -> bool {
+        if !tls::TIDS.contains(&number) {
+            return number == os::thread_id();
+        }
+        let is_its = |task: &TaskPtr| {
+            task.domain
+                .is_some_and(|domain| domain.seat.tid() == number)
+        };
+        self.tasks.borrow().iter().any(is_its)
     }
 
     /// Lets the current greenlet wait in what belongs to its *thread*, of which there

@@ -24,7 +24,7 @@
 //! parking_lot is known by the plain `FUTEX_WAIT`, where std has `WAIT_BITSET`;
 //! std's word by its address, which is found with an `unpark`: see `is_parker`.
 //!
-//! A signal handler may wake who waits, unless it is a greenlet of its own thread.
+//! A signal handler may wake who waits.
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_long};
@@ -35,6 +35,7 @@ use libc::timespec;
 
 use super::entry::{self, Answer, Part, interposed, is_on, raw};
 use super::kernel;
+use super::moment::Moment;
 use crate::hub::address::{self, Sleep, Slept};
 use crate::hub::{self, Hub, Kind, Reason};
 use crate::sys::os::{self, Errno};
@@ -212,7 +213,7 @@ unsafe fn wait(args: &[usize; 6], bits: u32) -> Result<usize, Errno> {
         Some(hub) if is_plain => match hub.wait_as_thread() {
             Some(_waits) => {
                 // SAFETY: as above.
-                let moment = unsafe { Moment::of(timeout, op) }?;
+                let moment = unsafe { moment(timeout, op) }?;
                 park(hub, address, bits, still, moment)
             }
             None if timeout.is_null() => {
@@ -224,7 +225,7 @@ unsafe fn wait(args: &[usize; 6], bits: u32) -> Result<usize, Errno> {
         },
         Some(hub) => {
             // SAFETY: as above.
-            let moment = unsafe { Moment::of(timeout, op) }?;
+            let moment = unsafe { moment(timeout, op) }?;
             match is_parker(address, value) {
                 false => park(hub, address, bits, still, moment),
                 true => match hub.wait_as_thread() {
@@ -255,50 +256,20 @@ unsafe fn look_at(address: usize, value: u32) -> Result<(), Errno> {
     unsafe { raw!(libc::SYS_futex, address, op, 0u32, 0usize, address, value) }.map(|_| ())
 }
 
-/// Until when a greenlet waits.
-#[derive(Clone, Copy)]
-enum Moment {
-    Never,
-    /// By our own clock.
-    Here(u64),
-    /// By the clock that can be set.
-    InRealTime(u64),
-}
-
-impl Moment {
-    /// # Safety
-    /// The pointer may be no good, and then the kernel says so.
-    unsafe fn of(timeout: *const timespec, op: c_int) -> Result<Moment, Errno> {
-        if timeout.is_null() {
-            return Ok(Moment::Never);
-        }
-        // SAFETY: the caller's promise.
-        let time = unsafe { kernel::time_at(timeout) }?;
-        Ok(match op & libc::FUTEX_CLOCK_REALTIME {
-            0 => Moment::Here(time),
-            _ => Moment::InRealTime(time),
-        })
+/// Until when a futex's wait lasts.
+///
+/// # Safety
+/// The pointer may be no good, and then the kernel says so.
+unsafe fn moment(timeout: *const timespec, op: c_int) -> Result<Moment, Errno> {
+    if timeout.is_null() {
+        return Ok(Moment::Never);
     }
-
-    fn deadline(self) -> Option<u64> {
-        match self {
-            Moment::Never => None,
-            Moment::Here(deadline) => Some(deadline),
-            Moment::InRealTime(moment) => {
-                let left = moment.saturating_sub(kernel::now(libc::CLOCK_REALTIME));
-                Some(clock::now_ns().saturating_add(left))
-            }
-        }
-    }
-
-    fn has_come(self) -> bool {
-        match self {
-            Moment::Never => false,
-            Moment::Here(deadline) => clock::now_ns() >= deadline,
-            // That clock may have been set back since.
-            Moment::InRealTime(moment) => kernel::now(libc::CLOCK_REALTIME) >= moment,
-        }
-    }
+    // SAFETY: the caller's promise.
+    let time = unsafe { kernel::time_at(timeout) }?;
+    Ok(match op & libc::FUTEX_CLOCK_REALTIME {
+        0 => Moment::Here(time),
+        _ => Moment::InRealTime(time),
+    })
 }
 
 fn park(hub: &Hub, address: usize, bits: u32, still: impl Fn() -> bool, moment: Moment) -> Slept {

@@ -9,7 +9,7 @@ use super::{Hub, Node, PATIENCE, Sleeper, Told};
 use crate::hub::shared::HubShared;
 use crate::hub::wait::Answer;
 use crate::sys::os;
-use crate::sys::pass::PassThrough;
+use crate::sys::pass::{self, PassThrough};
 
 /// So many are woken before the lock is let go for a moment.
 pub(super) const CROWD: usize = 16;
@@ -49,7 +49,12 @@ impl Crowd {
             Sleeper::Greenlet(waiter) => {
                 // SAFETY: a greenlet leaves its frame when it has been told, or has
                 // taken its node out under the lock, which we hold.
-                match unsafe { (*waiter).claim_answer(0) } {
+                let waiter = unsafe { &*waiter };
+                let answer = match pass::may_be_in_handler() {
+                    false => waiter.claim_answer(0),
+                    true => waiter.claim_from_afar(0),
+                };
+                match answer {
                     Answer::Refused => return false,
                     Answer::Done => {
                         // It is of this thread, and cannot run before we are done.
