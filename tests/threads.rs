@@ -477,3 +477,46 @@ fn whom_such_a_wait_holds_up_holds_up_no_lock() {
     }
     assert_eq!(*lock.lock().unwrap(), 100);
 }
+
+#[test]
+fn reports_know_threads_by_their_names() {
+    let _watchdog = watchdog();
+    patch_all().unwrap();
+    let named = thread::Builder::new().name("reader of news".to_owned());
+    let (go, wait) = mpsc::channel::<()>();
+    let thread = named.spawn(move || wait.recv().unwrap()).unwrap();
+    greenlet::yield_now();
+    let report = greenlet::hub::report();
+    let line = report.lines().find(|line| line.contains("reader of news"));
+    assert!(line.unwrap().contains("waiting for a lock"), "{report}");
+    go.send(()).unwrap();
+    thread.join().unwrap();
+    let inside = thread::Builder::new().name("asks itself".to_owned());
+    let inside = inside.spawn(|| greenlet::current().name()).unwrap();
+    assert_eq!(inside.join().unwrap(), "asks itself");
+}
+
+#[test]
+fn who_holds_up_the_os_thread_is_named() {
+    let finished = common::in_subprocess_with(
+        "who_holds_up_the_os_thread_is_named",
+        &[("GREENLET_WATCHDOG", "20")],
+        || {
+            patch_all().unwrap();
+            let named = thread::Builder::new().name("computes".to_owned());
+            let thread = named
+                .spawn(|| {
+                    let start = std::time::Instant::now();
+                    while start.elapsed() < 500 * MS {
+                        std::hint::spin_loop();
+                    }
+                })
+                .unwrap();
+            thread.join().unwrap();
+        },
+    );
+    if let Some(finished) = finished {
+        finished.succeeded();
+        finished.said("'computes'");
+    }
+}
