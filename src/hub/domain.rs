@@ -66,7 +66,8 @@ pub(crate) struct Domain {
 pub(crate) trait Attachment: Any {
     fn as_any(&self) -> &dyn Any;
 
-    /// Lets go of all that is the user's: the domain ends.
+    /// Lets go of all that is the user's: the domain ends. Where it
+    /// [has ended](Hub::is_running_down) nothing is to be kept any more.
     fn clear(&self);
 }
 
@@ -241,6 +242,13 @@ impl Hub {
         domain.and_then(owner).unwrap_or(self.main())
     }
 
+    /// Whether the caller's thread-locals are being destroyed, in a greenlet's own
+    /// domain: nobody else will run there.
+    pub(crate) fn is_running_down(&self) -> bool {
+        let domain = self.current().domain;
+        domain.is_some_and(|domain| domain.is_ending())
+    }
+
     /// Whether this greenlet is the only one on its thread-locals, so that what others
     /// do meanwhile does not touch them.
     pub(super) fn is_alone(task: TaskPtr) -> bool {
@@ -342,23 +350,20 @@ fn end_domain(hub: &Hub, domain: DomainPtr, owner: TaskPtr) {
                 .park(reason, super::Kind::External, Some(deadline), false);
         });
     }
+    // Somebody may go on, or was given up in the middle, and may have references into
+    // thread-locals: then these stay for ever.
+    let alone = domain.members.get() == 1;
+    domain.ending.set(alone);
     // User code may be in it, or in what it drops.
-    let clear = || {
-        if let Some(attachment) = domain.attachment.get() {
-            unwind::contain(|| attachment.clear());
-        }
-    };
-    clear();
-    if domain.members.get() > 1 {
-        // Somebody goes on, or was given up in the middle, and may have references
-        // into thread-locals: these stay for ever.
+    if let Some(attachment) = domain.attachment.get() {
+        unwind::contain(|| attachment.clear());
+    }
+    if !alone {
         return;
     }
-    domain.ending.set(true);
     // SAFETY: the greenlet runs on this block, and nobody else does; those who are
     // spawned from now on never will. What its frames further up still do is ours.
     unsafe { tls::run_down() };
-    clear();
 }
 
 /// The first turn of a greenlet that is spawned while thread-locals are destroyed: it
