@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use common::watchdog;
-use greenlet::{TraceEvent, Tracer, set_tracer, spawn_isolated, yield_now};
+use greenlet::{TraceEvent, Tracer, greenlet_local, set_tracer, spawn_isolated, yield_now};
 
 thread_local! {
     static WHERE: Cell<&str> = const { Cell::new("nowhere") };
@@ -71,4 +71,28 @@ fn tracers_that_install_others_when_they_are_dropped_are_dropped_on_its_thread_l
         yield_now();
         assert_eq!(*shared.lock().unwrap(), ["inside"; 6]);
     }
+}
+
+#[test]
+fn what_a_greenlet_local_uses_that_a_destructor_has_set_is_destroyed_too() {
+    let _watchdog = watchdog();
+    greenlet_local!(static LOCAL: RefCell<Option<OnDrop>> = RefCell::new(None));
+    thread_local!(static LATE: RefCell<Option<OnDrop>> = const { RefCell::new(None) });
+    let shared = Shared::default();
+    let log = {
+        let shared = shared.clone();
+        move |entry| shared.lock().unwrap().push(entry)
+    };
+    let handle = spawn_isolated(move || {
+        CLEANUP.set(Some(OnDrop::new(move || {
+            log("thread-local");
+            LOCAL.set(Some(OnDrop::new(move || {
+                log("greenlet-local");
+                LATE.set(Some(OnDrop::new(move || log("late thread-local"))));
+            })));
+        })));
+    });
+    handle.join().unwrap();
+    let expected = ["thread-local", "greenlet-local", "late thread-local"];
+    assert_eq!(*shared.lock().unwrap(), expected);
 }

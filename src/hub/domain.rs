@@ -361,9 +361,16 @@ fn end_domain(hub: &Hub, domain: DomainPtr, owner: TaskPtr) {
     if !alone {
         return;
     }
-    // SAFETY: the greenlet runs on this block, and nobody else does; those who are
-    // spawned from now on never will. What its frames further up still do is ours.
-    unsafe { tls::run_down() };
+    loop {
+        // SAFETY: the greenlet runs on this block, and nobody else does; those who are
+        // spawned from now on never will. What its frames further up still do is ours.
+        unsafe { tls::run_down() };
+        // A destructor may have used further variables of the greenlet's own, and their
+        // values may use thread-locals.
+        if !task::drop_locals(owner) {
+            return;
+        }
+    }
 }
 
 /// The first turn of a greenlet that is spawned while thread-locals are destroyed: it

@@ -351,16 +351,15 @@ pub(crate) fn release(task: TaskPtr) {
 
 /// Drops the values of a task's `greenlet_local!` variables, on its own stack,
 /// the last one first. A destructor may use further variables for the first
-/// time; those are dropped too.
+/// time; those are dropped too. Whether there were any.
 #[inline]
-pub(crate) fn drop_locals(task: TaskPtr) {
-    if task.has_extra.get() {
-        drop_locals_of(task);
-    }
+pub(crate) fn drop_locals(task: TaskPtr) -> bool {
+    task.has_extra.get() && drop_locals_of(task)
 }
 
 #[cold]
-fn drop_locals_of(task: TaskPtr) {
+fn drop_locals_of(task: TaskPtr) -> bool {
+    let mut any = false;
     loop {
         let local = match task.extra.borrow_mut().as_mut() {
             Some(extra) => extra.locals.iter_mut().rev().find_map(Local::destroy),
@@ -368,8 +367,9 @@ fn drop_locals_of(task: TaskPtr) {
         };
         match local {
             Some(local) => unwind::contain(move || drop(local)),
-            None => return,
+            None => return any,
         }
+        any = true;
     }
 }
 
