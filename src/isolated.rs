@@ -121,16 +121,15 @@ impl Builder {
                 hub::rethrow(payload);
             }
         };
-        let handle = hub.spawn_isolated(options, body)?;
-        let task = handle.task();
-        let end = Arc::new(End {
-            gate: Gate::new(),
-            hub: hub.shared(),
-            key: task.key(),
-            id: GreenletId(task.id),
-            name,
-        });
-        task.tell_at_its_end(Arc::clone(&end) as Arc<dyn AtEnd>);
+        let end = hub.spawn_isolated(options, body, |task| {
+            Arc::new(End {
+                gate: Gate::new(),
+                hub: hub.shared(),
+                key: task.key(),
+                id: GreenletId(task.id),
+                name,
+            })
+        })?;
         Ok(IsolatedHandle { end, result })
     }
 }

@@ -34,7 +34,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::task::{self, AtEnd, TaskPtr, TaskRef};
+use super::task::{self, AtEnd, Task, TaskPtr, TaskRef};
 use super::wait_queue::WaitQueue;
 use super::{HUB, Hub, cell, end, unwind};
 use crate::coroutine::tls::{self, Base, TlsBlock};
@@ -90,11 +90,6 @@ impl Domain {
     #[inline(always)]
     pub(super) fn base(&self) -> Base {
         self.block.base()
-    }
-
-    pub(super) fn set_told(&self, told: Arc<dyn AtEnd>) {
-        // It is set once, by who has made it.
-        let _ = self.told.set(told);
     }
 
     pub(super) fn is_owner(&self, task: TaskPtr) -> bool {
@@ -158,12 +153,13 @@ impl Hub {
     /// Makes a greenlet with thread-local storage of its own, and queues it.
     ///
     /// The body and what it returns must be `Send`, although nobody here can ask that
-    /// of them: they meet two domains.
-    pub(crate) fn spawn_isolated(
+    /// of them: they meet two domains. Who is told of its end is made by `told`.
+    pub(crate) fn spawn_isolated<A: AtEnd + 'static>(
         &self,
         options: super::SpawnOptions,
         body: impl FnOnce() + Send + 'static,
-    ) -> Result<super::Handle<()>, SpawnError> {
+        told: impl FnOnce(&Task) -> Arc<A>,
+    ) -> Result<Arc<A>, SpawnError> {
         let domain = self.make_domain()?;
         let handle = match self.create_task_in(options, Some(domain), body) {
             Ok(handle) => handle,
@@ -173,10 +169,16 @@ impl Hub {
                 return Err(error);
             }
         };
+        // The hub knows it, and others could kill it now, or run it soon: an allocator
+        // that would park has to block.
+        let _pass = PassThrough::enter();
+        let task = handle.task();
         // It has none yet.
-        let _ = domain.owner.set(TaskRef::new(handle.task().ptr()));
-        self.make_ready(handle.task().ptr());
-        Ok(handle)
+        let _ = domain.owner.set(task.clone());
+        let told = told(task);
+        let _ = domain.told.set(Arc::<A>::clone(&told));
+        self.make_ready(task.ptr());
+        Ok(told)
     }
 
     fn make_domain(&self) -> Result<DomainPtr, SpawnError> {

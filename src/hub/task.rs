@@ -23,7 +23,6 @@ use std::fmt;
 use std::panic::Location;
 use std::ptr::NonNull;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use super::address::InVain;
 use super::domain::{self, DomainPtr};
@@ -220,13 +219,6 @@ impl Task {
     pub(crate) fn clear_interrupt(&self, bits: u8) {
         self.interrupts.set(self.interrupts.get() & !bits);
         self.refusals.set(0);
-    }
-
-    /// Who is told that it has ended, of an isolated greenlet.
-    pub(crate) fn tell_at_its_end(&self, told: Arc<dyn AtEnd>) {
-        if let Some(domain) = self.domain {
-            domain.set_told(told);
-        }
     }
 
     /// What others know it by.
