@@ -142,3 +142,22 @@ fn an_isolated_greenlet_does_not_run_before_all_of_it_is_made() {
         assert_eq!(killer.join().unwrap(), 0);
     }
 }
+
+/// To be interrupted is a reason to park where there is nobody else, and none to park
+/// under a borrow of the hub's.
+#[test]
+fn who_runs_out_of_time_does_not_park_under_a_borrow() {
+    let _watchdog = watchdog();
+    patch_all().unwrap();
+    YIELDS.set(true);
+    // When they have run out of time the memory for their timers is given back.
+    let late = || timeout(MS, || sleep(1000 * MS)).is_err();
+    let greenlets: Vec<_> = (0..300).map(|_| spawn(late)).collect();
+    let outcomes = joinall(greenlets);
+    YIELDS.set(false);
+    assert!(
+        outcomes
+            .into_iter()
+            .all(|outcome| outcome.is_ok_and(|late| late))
+    );
+}
