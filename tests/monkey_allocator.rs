@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use common::{MS, watchdog};
-use greenlet::monkey::patch_all;
 use greenlet::queue::Queue;
 use greenlet::{joinall, sleep, spawn, timeout, yield_now};
 
@@ -65,7 +64,7 @@ static ALLOCATOR: Locked = Locked {
 fn an_allocator_may_wait_for_a_lock_wherever_it_is_called() {
     const ROUNDS: usize = 200;
     let _watchdog = watchdog();
-    patch_all().unwrap();
+    common::patch();
     let stop = Arc::new(AtomicBool::new(false));
     // They hold the lock for much of the time.
     let greedy = [(); 2].map(|()| {
@@ -118,7 +117,7 @@ fn an_allocator_may_wait_for_a_lock_wherever_it_is_called() {
 #[test]
 fn an_isolated_greenlet_does_not_run_before_all_of_it_is_made() {
     let _watchdog = watchdog();
-    patch_all().unwrap();
+    common::patch();
     let spawn_yielding = || {
         YIELDS.set(true);
         let handle = greenlet::Builder::new()
@@ -148,7 +147,7 @@ fn an_isolated_greenlet_does_not_run_before_all_of_it_is_made() {
 #[test]
 fn who_runs_out_of_time_does_not_park_under_a_borrow() {
     let _watchdog = watchdog();
-    patch_all().unwrap();
+    common::patch();
     YIELDS.set(true);
     // When they have run out of time the memory for their timers is given back.
     let late = || timeout(MS, || sleep(1000 * MS)).is_err();

@@ -44,7 +44,8 @@
 //! | `address` | waits by address, as the kernel's futexes are |
 //! | `gate` | what many wait for together, woken in batches |
 //! | `parker` | `Parker` and `Unparker`, the public face of waiting |
-//! | `domain` | thread-local storage of a greenlet's own, and who shares it |
+//! | `domain`, `seat` | thread-local storage of a greenlet's own, who shares it, and how it is made |
+//! | `threads` | threads that are isolated greenlets |
 //! | `end` | threads that end, `shutdown`, and fork |
 //! | `report` | who waits on what, and the deadlock report |
 //! | `watch` | how other threads see whether a hub goes on |
@@ -73,11 +74,13 @@ mod reactor;
 mod report;
 mod run;
 mod run_queue;
+mod seat;
 mod shared;
 mod slab;
 mod source;
 mod switch;
 mod task;
+mod threads;
 mod timers;
 mod unwind;
 mod wait;
@@ -90,10 +93,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use self::cell::{Blocks, Spec};
-use self::domain::{DomainPtr, Tids};
+use self::domain::DomainPtr;
 use self::reactor::Reactor;
 use self::run_queue::RunQueue;
 use self::slab::Slab;
+use self::threads::Threads;
 use self::timers::{TimerKey, Timers};
 use self::wait::Waiter;
 use self::watch::Pulse;
@@ -121,10 +125,12 @@ pub(crate) use self::quiet::{Quiet, passes_through, passing, run_handler};
 pub use self::report::report;
 pub(crate) use self::report::{abort_blocked, no_other_threads, panic_deadlock};
 pub(crate) use self::run::may_switch;
+pub(crate) use self::seat::Seat;
 pub(crate) use self::shared::HubShared;
 pub(crate) use self::source::{Direction, bits};
 pub(crate) use self::switch::{Anything, Arrival, Special, awaited_by};
 pub(crate) use self::task::{AtEnd, Link, Local, LocalValue, State, Task, TaskPtr, TaskRef};
+pub(crate) use self::threads::{process_exits, thread_leaves, with_os_threads};
 pub(crate) use self::unwind::{
     Payload, catch, contain, is_interrupt, is_kill, is_timeout, rethrow,
 };
@@ -151,7 +157,9 @@ pub(crate) struct Hub {
     blocks: Blocks,
     /// The OS thread's own thread-locals, on which the loop runs.
     home: Base,
-    tids: Tids,
+    /// How many tasks there are on other thread-locals.
+    isolated: Cell<usize>,
+    threads: Threads,
     tasks: RefCell<Slab<TaskPtr>>,
     stack_size: Cell<StackSize>,
     next_id: Cell<u64>,
@@ -267,7 +275,8 @@ impl Hub {
             fibers: Fibers::new(run::entry),
             blocks: Blocks::new(),
             home: tls::current(),
-            tids: Tids::new(),
+            isolated: Cell::new(0),
+            threads: Threads::new(),
             tasks: RefCell::new(Slab::new()),
             stack_size: Cell::new(StackSize::DEFAULT),
             next_id: Cell::new(first_id + 1),
@@ -434,7 +443,7 @@ impl Hub {
         }
         self.fibers.reserve(stack_size)?;
         if let Some(domain) = domain {
-            domain.enter();
+            self.enter_domain(domain);
         }
         let handle = cell::create(self, spec, body);
         let task = handle.task();

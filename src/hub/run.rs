@@ -125,7 +125,7 @@ impl Hub {
     #[cold]
     fn leave_unwinding(&self, task: TaskPtr, next: Option<TaskPtr>) {
         let before = task.unwinding.replace(true);
-        if Hub::is_alone(task) {
+        if self.is_alone(task) {
             // The count is its own.
             self.switch_away(task, next);
             task.unwinding.set(before);

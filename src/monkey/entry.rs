@@ -41,6 +41,8 @@ pub enum Part {
     Dns,
     /// Locks that wait by futex: std's `Mutex`, `Condvar`, `RwLock`, `Once`.
     Locks,
+    /// New threads: they are isolated greenlets.
+    Threads,
 }
 
 impl Part {
@@ -258,7 +260,7 @@ macro_rules! interposed {
             pub(crate) unsafe extern "C" fn $name($($arg: $type),*) $(-> $ret)? $body
         )*
 
-        pub(super) static ROWS: &[$crate::monkey::entry::Row] = &[
+        pub(in crate::monkey) static ROWS: &[$crate::monkey::entry::Row] = &[
             $(
                 $(#[cfg($cfg)])?
                 $crate::monkey::entry::Row {
