@@ -89,10 +89,29 @@ fn threads_with_locks_say_the_same_as_greenlets() {
 fn a_thread_that_is_cancelled_or_leaves_in_a_wait_cleans_up() {
     let name = "a_thread_that_is_cancelled_or_leaves_in_a_wait_cleans_up";
     let finished = run_alone(name, || {
-        assert_eq!(call(&library(), "locks_left").0, 4);
+        assert_eq!(call(&library(), "locks_left").0, 2);
     });
     if let Some(finished) = finished {
         finished.succeeded();
+    }
+}
+
+/// By `pthread_exit`: as threads, and as greenlets.
+#[test]
+fn an_initialiser_that_ends_its_thread_is_run_anew() {
+    let name = "an_initialiser_that_ends_its_thread_is_run_anew";
+    let run = |patched: &str| {
+        in_subprocess_with(name, &[("LOCKS_HOW", patched)], || {
+            if std::env::var("LOCKS_HOW").unwrap() == "patched" {
+                greenlet::monkey::patch_all().unwrap();
+            }
+            assert_eq!(call(&library(), "locks_once_left").0, 2);
+        })
+    };
+    for how in ["threads", "patched"] {
+        if let Some(finished) = run(how) {
+            finished.succeeded();
+        }
     }
 }
 
