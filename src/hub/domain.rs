@@ -39,7 +39,7 @@ use super::wait_queue::WaitQueue;
 use super::{Hub, cell, end, unwind};
 use crate::coroutine::tls::{self, Base};
 use crate::error::{IsolationError, SpawnError};
-#[cfg(feature = "monkey")]
+#[cfg(all(feature = "monkey", not(target_feature = "crt-static")))]
 use crate::sys::os;
 use crate::sys::pass::PassThrough;
 
@@ -221,14 +221,14 @@ impl Hub {
 
     /// Whether other greenlets run on the current one's thread-locals, or the loop does,
     /// as on the thread's own.
-    #[cfg(feature = "monkey")]
+    #[cfg(all(feature = "monkey", not(target_feature = "crt-static")))]
     pub(crate) fn shares_thread_locals(&self) -> bool {
         let task = self.current();
         task.domain.is_none() || !self.is_alone(task)
     }
 
     /// Whether glibc's locks know a greenlet of this thread by this number.
-    #[cfg(feature = "monkey")]
+    #[cfg(all(feature = "monkey", not(target_feature = "crt-static")))]
     pub(crate) fn is_known_as(&self, number: u32) -> bool {
         if !tls::TIDS.contains(&number) {
             return number == os::thread_id();
