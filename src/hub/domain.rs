@@ -125,6 +125,12 @@ impl Domain {
     }
 }
 
+/// Whether glibc's locks know an isolated greenlet by this number, of whatever thread.
+#[cfg(all(feature = "monkey", not(target_feature = "crt-static")))]
+pub(crate) fn is_isolated_number(number: u32) -> bool {
+    tls::TIDS.contains(&number)
+}
+
 /// Whether this process can have isolated greenlets.
 pub(crate) fn isolation() -> Result<(), IsolationError> {
     tls::support()
@@ -230,7 +236,7 @@ impl Hub {
     /// Whether glibc's locks know a greenlet of this thread by this number.
     #[cfg(all(feature = "monkey", not(target_feature = "crt-static")))]
     pub(crate) fn is_known_as(&self, number: u32) -> bool {
-        if !tls::TIDS.contains(&number) {
+        if !is_isolated_number(number) {
             return number == os::thread_id();
         }
         let is_its = |task: &TaskPtr| {
