@@ -231,7 +231,7 @@ pub(crate) fn block(
     }
 }
 
-/// Runs `f`, which blocks the thread.
+/// Runs `f`, which blocks the thread, or all of the current greenlet's domain.
 ///
 /// Who lets go of a lock wakes one of those who wait, and relies on that one for the
 /// others. If it is a greenlet whose thread blocks, it cannot go on, and nobody else is
@@ -243,8 +243,8 @@ pub(crate) fn blocking<R>(f: impl FnOnce() -> R) -> R {
         return f();
     };
     let shared = hub.shared();
-    // A signal handler may block a thread that is blocked.
-    let before = shared.blocked.swap(true, Ordering::SeqCst);
+    // A signal handler may block a thread that is blocked, and several domains may be.
+    shared.blocked.fetch_add(1, Ordering::SeqCst);
     let woken = shared.woken.load(Ordering::SeqCst);
     if woken != shared.went_on.load(Ordering::Relaxed)
         && woken != shared.relieved.swap(woken, Ordering::Relaxed)
@@ -252,7 +252,7 @@ pub(crate) fn blocking<R>(f: impl FnOnce() -> R) -> R {
         wake_everybody();
     }
     let answer = f();
-    shared.blocked.store(before, Ordering::SeqCst);
+    shared.blocked.fetch_sub(1, Ordering::SeqCst);
     answer
 }
 

@@ -24,7 +24,7 @@ use super::wait::{self, Kind, Reason};
 use super::{HUB, Hub, TimerTarget, interrupt, watch};
 use crate::coroutine::{overflow, tls};
 use crate::sys::pass::PassThrough;
-use crate::sys::{clock, fork, thread_end};
+use crate::sys::{clock, fork, thread_end, threads};
 
 /// How many rounds of a millisecond or more `shutdown` gives greenlets that
 /// were killed and still run.
@@ -255,6 +255,8 @@ fn after_fork() {
     tasks.clear();
     hub.isolated.set(usize::from(me.domain.is_some()));
     hub.threads.only_is_left(me.domain);
+    hub.held_back.forget();
+    hub.os_thread.set(threads::current());
     if let Some(domain) = me.domain {
         domain.only_one_is_left();
     }

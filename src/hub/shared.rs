@@ -22,8 +22,8 @@ pub(crate) struct HubShared {
     /// How many threads are about to tell it something, and have no count of it: see
     /// `Visit`.
     visitors: AtomicU32,
-    /// The thread waits by address, greenlets and all.
-    pub(super) blocked: AtomicBool,
+    /// So often the thread, or one of its domains, waits by address, greenlets and all.
+    pub(super) blocked: AtomicUsize,
     /// How often greenlets have been woken by address, and how often one of them has
     /// gone on since.
     pub(super) woken: AtomicUsize,
@@ -53,7 +53,7 @@ impl HubShared {
             fork: fork::generation(),
             closed: AtomicBool::new(false),
             visitors: AtomicU32::new(0),
-            blocked: AtomicBool::new(false),
+            blocked: AtomicUsize::new(0),
             woken: AtomicUsize::new(0),
             went_on: AtomicUsize::new(0),
             relieved: AtomicUsize::new(0),

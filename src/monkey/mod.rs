@@ -3,7 +3,8 @@
 //!
 //! After one call, what std, other people's crates and C libraries do when they
 //! sleep, read, write, connect, accept or wait for a lock is done by parking the
-//! greenlet that does it, in a greenlet. It is gevent's `monkey.patch_all()`, one
+//! greenlet that does it, in a greenlet. And new threads are greenlets, with thread-locals
+//! of their own: see [`Patch::threads`] and [`os_thread`]. It is gevent's `monkey.patch_all()`, one
 //! level lower: what is replaced are libc's functions, so nothing has to be
 //! imported first, and nothing has to be written in the same language.
 //!
@@ -14,7 +15,8 @@
 //! let listener = std::net::TcpListener::bind("127.0.0.1:7777")?;
 //! for stream in listener.incoming() {
 //!     let mut stream = stream?;
-//!     greenlet::spawn(move || {
+//!     // A greenlet of this OS thread.
+//!     std::thread::spawn(move || {
 //!         let mut buffer = [0; 1024];
 //!         while let Ok(n @ 1..) = stream.read(&mut buffer) {
 //!             if stream.write_all(&buffer[..n]).is_err() {

@@ -57,11 +57,13 @@ impl Crowd {
                         self.let_go_first |= node.in_vain >= PATIENCE;
                         if let Some(hub) = Hub::try_current() {
                             hub.shared.borrow().woken.fetch_add(1, Ordering::Relaxed);
+                            // It may have to wait for its turn until another one is woken.
+                            useful = !hub.held_back.is_any();
                         }
                     }
                     Err(hub) => {
                         hub.woken.fetch_add(1, Ordering::SeqCst);
-                        useful = !hub.blocked.load(Ordering::SeqCst);
+                        useful = hub.blocked.load(Ordering::SeqCst) == 0;
                         // It may go on as soon as it is there.
                         hub.arrivals.push(node);
                         self.hubs[at] = Some(hub);

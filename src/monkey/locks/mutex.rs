@@ -168,7 +168,7 @@ unsafe fn busy(
         if match must_block {
             true => !hub.is_known_as(owner),
             // It is not so important as to look for it among all greenlets.
-            false => !hub::is_isolated_number(owner) && owner != os::thread_id(),
+            false => !hub::is_isolated_number(owner) && owner != hub.os_thread() as u32,
         } {
             for _ in 0..SPINS {
                 if let Some(answer) = attempt() {
