@@ -603,7 +603,7 @@ fn a_wait_for_a_semaphore_ends_in_time() {
 /// The handler interrupts greenlets, the loop while it sleeps, and what it wakes with.
 #[test]
 fn a_signal_handler_posts_for_a_greenlet_of_its_own_thread() {
-    const SIGNALS: usize = 300;
+    const SIGNALS: usize = 3000;
     alone(
         "a_signal_handler_posts_for_a_greenlet_of_its_own_thread",
         || {
@@ -642,16 +642,20 @@ fn a_signal_handler_posts_for_a_greenlet_of_its_own_thread() {
                     }
                 }
             });
-            let busy = spawn(|| {
-                loop {
-                    (0..200).for_each(|_| yield_now());
-                    sleep(2 * MS);
-                }
+            // The first half interrupts a busy thread, the second an idle one.
+            let seen = taken.clone();
+            let busy = [(); 2].map(|()| {
+                let seen = seen.clone();
+                spawn(move || {
+                    while seen.get() < SIGNALS / 2 {
+                        yield_now();
+                    }
+                })
             });
             join_all(waiters);
             assert_eq!(taken.get(), SIGNALS);
             sender.join().unwrap();
-            busy.kill();
+            greenlet::joinall(busy);
         },
     );
 }

@@ -65,6 +65,8 @@ pub(crate) struct Sleep {
     pub(crate) reason: Reason,
     pub(crate) kind: Kind,
     pub(crate) deadline: Option<u64>,
+    /// Whether the one who wakes it may be made to let it go first: see `InVain`.
+    pub(crate) may_go_first: bool,
 }
 
 /// Whom to wake, and who is to be woken: those with a bit in common.
@@ -150,7 +152,10 @@ pub(crate) fn wait(
     let saved = os::errno();
     let bucket = Bucket::of(address);
     let task = hub.current();
-    let in_vain = task.in_vain.take().so_far(address, hub.pulse.left());
+    let in_vain = match sleep.may_go_first {
+        true => task.in_vain.take().so_far(address, hub.pulse.left()),
+        false => 0,
+    };
     let _midway = Midway::enter(task);
     let mut kind = sleep.kind;
     let slept = loop {
@@ -188,6 +193,13 @@ pub(crate) fn wait(
     };
     os::set_errno(saved);
     slept
+}
+
+/// Whether the current greenlet, which is about to wait there again, has been woken in vain
+/// so often that it may go first.
+pub(crate) fn has_been_patient(hub: &Hub, address: usize) -> bool {
+    let in_vain = hub.current().in_vain.get();
+    in_vain.so_far(address, hub.pulse.left()) >= PATIENCE
 }
 
 /// As `wait`, and blocks the thread: `sleep` does that, on a word that is 0 until
@@ -410,7 +422,8 @@ impl Bucket {
             }
             let done = !crowd.is_full() || woken == count;
             drop(held);
-            crowd.tell();
+            // Who wakes everybody is about to block, or in a signal handler.
+            crowd.tell(whom.is_some());
             if done {
                 return woken;
             }
@@ -463,7 +476,7 @@ impl Node {
 ///
 /// That is the exception, for nobody expects a switch where a lock is let go of: code
 /// that is in the middle of what belongs to its thread (see `monkey::futex`) may take
-/// and let go of a lock meanwhile.
+/// and let go of a lock meanwhile. So an allocator may: see `monkey::locks::mutex`.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct InVain {
     address: usize,

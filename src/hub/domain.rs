@@ -119,6 +119,12 @@ impl Domain {
     }
 }
 
+/// Whether glibc's locks know an isolated greenlet by this number, of whatever thread.
+#[cfg(all(feature = "monkey", not(target_feature = "crt-static")))]
+pub(crate) fn is_isolated_number(number: u32) -> bool {
+    tls::TIDS.contains(&number)
+}
+
 /// Whether this process can have isolated greenlets.
 pub(crate) fn isolation() -> Result<(), IsolationError> {
     tls::support()
@@ -240,16 +246,16 @@ impl Hub {
 
     /// Whether other greenlets run on the current one's thread-locals, or the loop does,
     /// as on the thread's own.
-    #[cfg(feature = "monkey")]
+    #[cfg(all(feature = "monkey", not(target_feature = "crt-static")))]
     pub(crate) fn shares_thread_locals(&self) -> bool {
         let task = self.current();
         task.domain.is_none() || !self.is_alone(task)
     }
 
     /// Whether glibc's locks know a greenlet of this thread by this number.
-    #[cfg(feature = "monkey")]
+    #[cfg(all(feature = "monkey", not(target_feature = "crt-static")))]
     pub(crate) fn is_known_as(&self, number: u32) -> bool {
-        if !tls::TIDS.contains(&number) {
+        if !is_isolated_number(number) {
             return number == self.os_thread() as u32;
         }
         let is_its = |task: &TaskPtr| {

@@ -117,6 +117,8 @@ use crate::error::SpawnError;
 use crate::sys::{clock, thread_end, threads as os_threads};
 
 pub(crate) use self::cell::{Ended, Handle};
+#[cfg(all(feature = "monkey", not(target_feature = "crt-static")))]
+pub(crate) use self::domain::is_isolated_number;
 pub(crate) use self::domain::{Attachment, WaitsAsThread, isolation};
 pub(crate) use self::end::close_isolated;
 pub use self::end::shutdown;

@@ -35,7 +35,7 @@ impl Seat {
     }
 
     /// By what number glibc's locks know who sits here.
-    #[cfg(feature = "monkey")]
+    #[cfg(all(feature = "monkey", not(target_feature = "crt-static")))]
     pub(super) fn tid(&self) -> u32 {
         self.tid.0
     }

@@ -1,15 +1,15 @@
 //! The part of a hub that other threads may touch.
 
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::address::Arrivals;
 use super::inbox::{Inbox, Message};
 use super::own::Bell;
 use super::reactor::Outlet;
-use crate::sys::fork;
 use crate::sys::pass::PassThrough;
+use crate::sys::{fork, spin};
 
 /// Lives as long as the last waiter or `Unparker` that may refer to it, which
 /// can be longer than the hub itself.
@@ -19,6 +19,9 @@ pub(crate) struct HubShared {
     /// epoll set, which it shares.
     fork: u32,
     closed: AtomicBool,
+    /// How many threads are about to tell it something, and have no count of it: see
+    /// `Visit`.
+    visitors: AtomicU32,
     /// So often the thread, or one of its domains, waits by address, greenlets and all.
     pub(super) blocked: AtomicUsize,
     /// How often greenlets have been woken by address, and how often one of them has
@@ -49,6 +52,7 @@ impl HubShared {
             number,
             fork: fork::generation(),
             closed: AtomicBool::new(false),
+            visitors: AtomicU32::new(0),
             blocked: AtomicUsize::new(0),
             woken: AtomicUsize::new(0),
             went_on: AtomicUsize::new(0),
@@ -68,8 +72,16 @@ impl HubShared {
         self.closed.load(Ordering::Acquire) || self.fork != fork::generation()
     }
 
+    /// From here on nobody tells it anything. To be called before the hub gives its count
+    /// back: waits for those who are about to, which takes some nanoseconds.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
+        fence(Ordering::SeqCst);
+        let mut tries = 0;
+        while self.visitors.load(Ordering::Acquire) != 0 && self.fork == fork::generation() {
+            tries += 1;
+            spin::a_moment(tries);
+        }
     }
 
     /// Hands a wake-up to the hub. Without effect once it is closed.
@@ -131,6 +143,38 @@ impl HubShared {
 
     fn retired(&self) -> MutexGuard<'_, Vec<(RawFd, u64)>> {
         self.retired.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps a hub's shared part from being freed, without a count of it: the last one to give
+/// such a count back frees memory, and who wakes others by address may be an allocator that
+/// has just let go of its lock, or a signal handler.
+pub(super) struct Visit(*const HubShared);
+
+impl Visit {
+    /// # Safety
+    /// The hub is there: a greenlet of it waits, and is kept from going on.
+    pub(super) unsafe fn begin(hub: *const HubShared) -> Visit {
+        // SAFETY: the caller's promise. `close` comes before it is freed, and either finds
+        // us counted, or we find it closed.
+        unsafe { &*hub }.visitors.fetch_add(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        Visit(hub)
+    }
+}
+
+impl std::ops::Deref for Visit {
+    type Target = HubShared;
+
+    fn deref(&self) -> &HubShared {
+        // SAFETY: it is not freed before we have gone.
+        unsafe { &*self.0 }
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.visitors.fetch_sub(1, Ordering::Release);
     }
 }
 

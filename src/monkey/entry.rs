@@ -283,13 +283,13 @@ pub(super) use interposed;
 /// cancellation point: until it is patched, what ends a thread goes through ours. In a
 /// program that cannot unwind there is nothing of ours in the way either, for no call is
 /// watched.
-#[cfg(panic = "unwind")]
+#[cfg(all(panic = "unwind", not(target_feature = "crt-static")))]
 macro_rules! interposed_unwinding {
     ($part:ident; $($functions:tt)*) => {
         $crate::monkey::entry::interposed! { @ "C-unwind", $part; $($functions)* }
     };
 }
-#[cfg(not(panic = "unwind"))]
+#[cfg(all(not(panic = "unwind"), not(target_feature = "crt-static")))]
 macro_rules! interposed_unwinding {
     ($($functions:tt)*) => {
         $crate::monkey::entry::interposed! { $($functions)* }

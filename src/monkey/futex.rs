@@ -264,6 +264,7 @@ fn park(hub: &Hub, address: usize, bits: u32, still: impl Fn() -> bool, moment: 
             reason: Reason::new("waiting for a lock"),
             kind: Kind::Shared,
             deadline: moment.deadline(),
+            may_go_first: true,
         };
         match address::wait(hub, address, bits, &still, sleep) {
             Slept::TimedOut if !moment.has_come() => {}
@@ -353,6 +354,7 @@ fn stand_still(
                         .deadline()
                         .map_or(look, |deadline| deadline.min(look)),
                 ),
+                may_go_first: true,
             };
             match address::wait(hub, address, bits, &still, sleep) {
                 Slept::TimedOut => {}

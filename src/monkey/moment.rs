@@ -1,5 +1,10 @@
 //! Until when a wait for a lock lasts, by which clock.
 
+#![cfg_attr(
+    target_feature = "crt-static",
+    allow(dead_code, reason = "in static programs the locks of C are libc's")
+)]
+
 use libc::{c_int, clockid_t, timespec};
 
 use super::kernel;
@@ -18,7 +23,6 @@ pub(super) enum Moment {
 impl Moment {
     /// This time by one of the two clocks that locks know. None for another clock, and
     /// for what is no time: libc has its own answer to these, and does not wait.
-    #[cfg(not(target_feature = "crt-static"))]
     pub(super) fn by(clock: clockid_t, time: timespec) -> Option<Moment> {
         if !(0..1_000_000_000).contains(&time.tv_nsec) {
             return None;
@@ -57,7 +61,6 @@ impl Moment {
     }
 
     /// As FUTEX_WAIT_BITSET has it: a flag, and the time, if there is one.
-    #[cfg(not(target_feature = "crt-static"))]
     pub(super) fn of_futex(self) -> (c_int, Option<timespec>) {
         match self {
             Moment::Never => (0, None),

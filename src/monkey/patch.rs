@@ -49,6 +49,8 @@ static TABLES: &[&[Row]] = &[
     #[cfg(not(target_feature = "crt-static"))]
     super::locks::spin::ROWS,
     #[cfg(not(target_feature = "crt-static"))]
+    super::locks::c11::ROWS,
+    #[cfg(not(target_feature = "crt-static"))]
     super::locks::semaphore::WAITS,
     #[cfg(not(target_feature = "crt-static"))]
     super::locks::semaphore::ROWS,

@@ -307,6 +307,7 @@ pub(crate) fn yield_thread() {
 }
 
 /// The kernel's number of the calling thread.
+#[cfg(all(feature = "monkey", not(target_feature = "crt-static")))]
 pub(crate) fn thread_id() -> u32 {
     // SAFETY: gettid has no arguments, and cannot fail.
     unsafe { syscall(libc::SYS_gettid, [0; 4]) }.unwrap_or(0) as u32

@@ -141,6 +141,18 @@ pub struct CLibrary(*mut c_void);
 
 impl CLibrary {
     pub fn compile(name: &str, source: &str, options: &[&str]) -> CLibrary {
+        let library = CLibrary::build(name, source, options);
+        let path = CString::new(library.to_str().unwrap()).unwrap();
+        // SAFETY: the path is a string with its end; the library's constructors may run at
+        // any time.
+        let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW) };
+        assert!(!handle.is_null());
+        let _ = std::fs::remove_file(&library);
+        CLibrary(handle)
+    }
+
+    /// Compiles it, and does not load it; where it is.
+    pub fn build(name: &str, source: &str, options: &[&str]) -> PathBuf {
         let place = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
         let base = format!("{name}-{}", std::process::id());
         let (code, library) = (
@@ -156,13 +168,8 @@ impl CLibrary {
         let compiled = cc.output().unwrap();
         let said = String::from_utf8_lossy(&compiled.stderr);
         assert!(compiled.status.success(), "{said}");
-        let path = CString::new(library.to_str().unwrap()).unwrap();
-        // SAFETY: the path is a string with its end; the library has no constructors.
-        let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW) };
-        assert!(!handle.is_null());
-        let _ = std::fs::remove_file(&library);
         let _ = std::fs::remove_file(&code);
-        CLibrary(handle)
+        library
     }
 
     /// The address of a function.

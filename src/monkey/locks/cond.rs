@@ -84,6 +84,7 @@ mod waits {
     }
 }
 pub(in crate::monkey) use waits::ROWS as WAITS;
+pub(super) use waits::{pthread_cond_timedwait, pthread_cond_wait};
 
 interposed! {
     Locks;

@@ -26,6 +26,7 @@
 //! | [`mutex`], [`rwlock`], [`semaphore`] | taken and given back |
 //! | [`cond`] | everybody waits in the table, plain threads too |
 //! | [`barrier`], [`once`] | glibc's algorithms, with the table where it asks the kernel |
+//! | [`c11`] | other names for mutexes and conditions |
 //! | [`spin`] | lets others run while it goes round |
 //!
 //! # What processes share
@@ -39,6 +40,7 @@
 //! kill or a timeout, for there is no way to go on without the lock.
 
 pub(super) mod barrier;
+pub(super) mod c11;
 pub(super) mod cond;
 mod glibc;
 pub(super) mod mutex;

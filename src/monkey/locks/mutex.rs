@@ -17,6 +17,10 @@
 //!   a greenlet of this thread    parks                            parks
 //!   another OS thread            parks                            blocks
 //! ```
+//!
+//! Nor does it let others run when it gives such a mutex back, for the sake of one that
+//! has come too late many times: that is for mutexes that somebody parks with, as nobody
+//! does with an allocator's.
 
 use std::ffi::c_int;
 use std::hint::spin_loop;
@@ -26,7 +30,7 @@ use libc::{clockid_t, pthread_mutex_t, timespec};
 use super::glibc::real;
 use super::park::{self, Limit, Wait};
 use super::shape::{self, MutexShape, on};
-use crate::hub::address;
+use crate::hub::{self, address};
 use crate::monkey::entry::interposed;
 use crate::sys::os;
 
@@ -160,18 +164,25 @@ unsafe fn busy(
     let answer = if shape.is_shared() {
         wait.poll(hub, attempt)
     } else {
-        if !hub.is_known_as(owner) {
+        let must_block = why == Why::ToTakeIt && hub.shares_thread_locals();
+        if match must_block {
+            true => !hub.is_known_as(owner),
+            // It is not so important as to look for it among all greenlets.
+            false => !hub::is_isolated_number(owner) && owner != hub.os_thread() as u32,
+        } {
             for _ in 0..SPINS {
                 if let Some(answer) = attempt() {
                     return answer;
                 }
                 spin_loop();
             }
-            if why == Why::ToTakeIt && hub.shares_thread_locals() {
+            if must_block {
                 return address::blocking(in_libc);
             }
         }
-        wait.park(hub, attempt)
+        // SAFETY: as above.
+        let is_parked_with_it = || hub.is_known_as(unsafe { shape::owner(mutex) });
+        wait.park_behind(hub, attempt, is_parked_with_it)
     };
     answer.unwrap_or(libc::ETIMEDOUT)
 }

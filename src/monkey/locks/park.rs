@@ -51,13 +51,28 @@ impl Wait {
     ///
     /// None: the time is over.
     pub(super) fn park<R: Copy>(self, hub: &Hub, attempt: impl Fn() -> Option<R>) -> Option<R> {
+        self.park_behind(hub, attempt, || true)
+    }
+
+    /// As `park`. Who gives back what it wants is made to let others run, where that is
+    /// necessary and `may_go_first` says so.
+    pub(super) fn park_behind<R: Copy>(
+        self,
+        hub: &Hub,
+        attempt: impl Fn() -> Option<R>,
+        may_go_first: impl Fn() -> bool,
+    ) -> Option<R> {
         let answer = Cell::new(None);
         let still = || {
             answer.set(attempt());
             answer.get().is_none()
         };
         loop {
-            let slept = address::wait(hub, self.address, self.bits, still, self.sleep());
+            let mut sleep = self.sleep();
+            if address::has_been_patient(hub, self.address) {
+                sleep.may_go_first = may_go_first();
+            }
+            let slept = address::wait(hub, self.address, self.bits, still, sleep);
             if answer.get().is_some() {
                 return answer.get();
             }
@@ -111,6 +126,7 @@ impl Wait {
             reason: self.reason,
             kind: self.kind,
             deadline: self.moment.deadline(),
+            may_go_first: true,
         }
     }
 }

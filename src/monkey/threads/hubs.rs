@@ -105,6 +105,7 @@ impl Elsewhere {
                 reason: Reason::new("waiting for threads to run"),
                 kind: Kind::External,
                 deadline: None,
+                may_go_first: true,
             };
             let still = || self.news.load(Ordering::SeqCst) == 0;
             address::wait(hub, self.address(), address::ANY, still, sleep);

@@ -160,6 +160,7 @@ fn wait(thread: &Thread, until: Option<(clockid_t, u64)>) -> bool {
                     reason: Reason::new("joining a thread"),
                     kind: Kind::Shared,
                     deadline,
+                    may_go_first: true,
                 };
                 address::wait(hub, address, address::ANY, still, sleep);
             }
