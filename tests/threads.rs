@@ -4,10 +4,11 @@
 
 mod common;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::os::unix::thread::JoinHandleExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::thread;
@@ -396,4 +397,83 @@ fn scoped_threads_borrow() {
         thread::scope(|scope| scope.spawn(|| panic!("in it")).join().is_err())
     }));
     assert!(panicked.unwrap());
+}
+
+#[test]
+fn a_wait_that_belongs_to_a_thread_holds_up_those_who_share_it_and_nobody_else() {
+    let _watchdog = watchdog();
+    patch_all().unwrap();
+    let turns = Rc::new(Cell::new(0));
+    let counts = Rc::clone(&turns);
+    // It shares the thread-locals of those who wait.
+    let neighbour = greenlet::spawn(move || {
+        loop {
+            counts.set(counts.get() + 1);
+            greenlet::yield_now();
+        }
+    });
+    let asks: Vec<_> = (0..10)
+        .map(|n| {
+            let turns = Rc::clone(&turns);
+            greenlet::spawn(move || {
+                let (says, hears) = mpsc::channel();
+                let thread = thread::spawn(move || {
+                    for part in 0..3 {
+                        thread::sleep(MS);
+                        says.send(n + part).unwrap();
+                    }
+                });
+                let before = turns.get();
+                let heard: Vec<i32> = hears.iter().collect();
+                assert_eq!(turns.get(), before);
+                thread.join().unwrap();
+                heard
+            })
+        })
+        .collect();
+    // The main greenlet shares them, too.
+    thread::scope(|scope| {
+        scope.spawn(|| thread::sleep(MS));
+    });
+    for (n, greenlet) in (0..).zip(asks) {
+        assert_eq!(greenlet.join().unwrap(), [n, n + 1, n + 2]);
+    }
+    let before = turns.get();
+    until(|| turns.get() > before + 3);
+    neighbour.kill_wait();
+}
+
+#[test]
+fn whom_such_a_wait_holds_up_holds_up_no_lock() {
+    let _watchdog = watchdog();
+    patch_all().unwrap();
+    let lock = Arc::new(Mutex::new(0));
+    for _ in 0..50 {
+        let guard = lock.lock().unwrap();
+        // A light greenlet is the first to wait for the lock, and a thread the second.
+        let neighbour = greenlet::spawn({
+            let lock = Arc::clone(&lock);
+            move || *lock.lock().unwrap() += 1
+        });
+        greenlet::yield_now();
+        let (says, hears) = mpsc::channel();
+        let second = thread::spawn({
+            let lock = Arc::clone(&lock);
+            move || {
+                *lock.lock().unwrap() += 1;
+                says.send(()).unwrap();
+            }
+        });
+        thread::yield_now();
+        let third = thread::spawn(move || {
+            thread::sleep(MS / 10);
+            drop(second);
+        });
+        drop(guard);
+        // The neighbour has been woken, and does not run.
+        hears.recv().unwrap();
+        third.join().unwrap();
+        neighbour.join().unwrap();
+    }
+    assert_eq!(*lock.lock().unwrap(), 100);
 }

@@ -39,6 +39,8 @@ use super::wait_queue::WaitQueue;
 use super::{Hub, cell, end, unwind};
 use crate::coroutine::tls::{self, Base};
 use crate::error::{IsolationError, SpawnError};
+#[cfg(feature = "monkey")]
+use crate::sys::os;
 use crate::sys::pass::PassThrough;
 
 /// One isolated greenlet's thread-local storage, and who belongs to it.
@@ -210,11 +212,43 @@ impl Hub {
     /// Whether this greenlet is the only one on its thread-locals, so that what others
     /// do meanwhile does not touch them.
     pub(super) fn is_alone(&self, task: TaskPtr) -> bool {
-        let on_them = match task.domain {
+        self.on_same_locals(task) == 1
+    }
+
+    /// As `is_alone`, of the current greenlet. Who is alone stays so as long as it waits:
+    /// it is the members of a domain who spawn others in it.
+    #[cfg(feature = "monkey")]
+    pub(crate) fn is_alone_here(&self) -> bool {
+        self.is_alone(self.current())
+    }
+
+    /// How many greenlets run on the thread-locals that this one runs on.
+    pub(super) fn on_same_locals(&self, task: TaskPtr) -> usize {
+        match task.domain {
             Some(domain) => domain.members.get(),
             None => self.tasks.borrow().len() - self.isolated.get(),
+        }
+    }
+
+    /// Whether other greenlets run on the current one's thread-locals, or the loop does,
+    /// as on the thread's own.
+    #[cfg(feature = "monkey")]
+    pub(crate) fn shares_thread_locals(&self) -> bool {
+        let task = self.current();
+        task.domain.is_none() || !self.is_alone(task)
+    }
+
+    /// Whether glibc's locks know a greenlet of this thread by this number.
+    #[cfg(feature = "monkey")]
+    pub(crate) fn is_known_as(&self, number: u32) -> bool {
+        if !tls::TIDS.contains(&number) {
+            return number == os::thread_id();
+        }
+        let is_its = |task: &TaskPtr| {
+            task.domain
+                .is_some_and(|domain| domain.seat.tid() == number)
         };
-        on_them == 1
+        self.tasks.borrow().iter().any(is_its)
     }
 
     /// Lets the current greenlet wait in what belongs to its *thread*, of which there

@@ -255,6 +255,7 @@ fn after_fork() {
     tasks.clear();
     hub.isolated.set(usize::from(me.domain.is_some()));
     hub.threads.only_is_left(me.domain);
+    hub.held_back.forget();
     if let Some(domain) = me.domain {
         domain.only_one_is_left();
     }

@@ -45,6 +45,7 @@
 //! | `gate` | what many wait for together, woken in batches |
 //! | `parker` | `Parker` and `Unparker`, the public face of waiting |
 //! | `domain`, `seat` | thread-local storage of a greenlet's own, who shares it, and how it is made |
+//! | `held` | a domain whose members wait for one of them |
 //! | `threads` | threads that are isolated greenlets |
 //! | `end` | threads that end, `shutdown`, and fork |
 //! | `report` | who waits on what, and the deadlock report |
@@ -61,6 +62,14 @@ mod end;
 mod exclusive;
 mod foreign;
 mod gate;
+#[cfg_attr(
+    not(feature = "monkey"),
+    allow(
+        dead_code,
+        reason = "only what libc's callers do makes a domain stand still"
+    )
+)]
+mod held;
 mod inbox;
 mod interrupt;
 mod io;
@@ -94,6 +103,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use self::cell::{Blocks, Spec};
 use self::domain::DomainPtr;
+use self::held::HeldBack;
 use self::reactor::Reactor;
 use self::run_queue::RunQueue;
 use self::slab::Slab;
@@ -160,6 +170,7 @@ pub(crate) struct Hub {
     /// How many tasks there are on other thread-locals.
     isolated: Cell<usize>,
     threads: Threads,
+    held_back: HeldBack,
     tasks: RefCell<Slab<TaskPtr>>,
     stack_size: Cell<StackSize>,
     next_id: Cell<u64>,
@@ -277,6 +288,7 @@ impl Hub {
             home: tls::current(),
             isolated: Cell::new(0),
             threads: Threads::new(),
+            held_back: HeldBack::new(),
             tasks: RefCell::new(Slab::new()),
             stack_size: Cell::new(StackSize::DEFAULT),
             next_id: Cell::new(first_id + 1),

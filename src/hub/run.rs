@@ -188,7 +188,9 @@ impl Hub {
         match task.state.get() {
             State::Parked | State::Switched | State::New => {
                 task.state.set(State::Runnable);
-                self.queue.push(task);
+                if !self.held_back.take(task) {
+                    self.queue.push(task);
+                }
             }
             State::Runnable | State::Finished | State::Lost => {}
         }

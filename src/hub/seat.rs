@@ -16,7 +16,7 @@ pub(crate) struct Seat {
     /// Freed when the domain is, and whoever else keeps it: as long as a block is there,
     /// no other one has its address.
     block: Arc<TlsBlock>,
-    _tid: Tid,
+    tid: Tid,
 }
 
 impl Seat {
@@ -27,11 +27,17 @@ impl Seat {
         let _pass = PassThrough::enter();
         let tid = Tid::take()?;
         let block = Arc::new(TlsBlock::new(tid.0)?);
-        Ok(Seat { block, _tid: tid })
+        Ok(Seat { block, tid })
     }
 
     pub(crate) fn block(&self) -> &Arc<TlsBlock> {
         &self.block
+    }
+
+    /// By what number glibc's locks know who sits here.
+    #[cfg(feature = "monkey")]
+    pub(super) fn tid(&self) -> u32 {
+        self.tid.0
     }
 
     /// Prepares it for a greenlet of this hub.

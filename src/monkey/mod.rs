@@ -57,6 +57,9 @@ mod identity;
 mod join;
 mod kernel;
 #[cfg(not(target_feature = "crt-static"))]
+mod locks;
+mod moment;
+#[cfg(not(target_feature = "crt-static"))]
 pub mod os_thread;
 mod patch;
 mod poll;

@@ -35,6 +35,24 @@ static TABLES: &[&[Row]] = &[
     #[cfg(not(target_feature = "crt-static"))]
     super::identity::ROWS,
     #[cfg(not(target_feature = "crt-static"))]
+    super::locks::mutex::ROWS,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::locks::cond::WAITS,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::locks::cond::ROWS,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::locks::rwlock::ROWS,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::locks::barrier::ROWS,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::locks::once::ROWS,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::locks::spin::ROWS,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::locks::semaphore::WAITS,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::locks::semaphore::ROWS,
+    #[cfg(not(target_feature = "crt-static"))]
     super::threads::CREATE,
     #[cfg(not(target_feature = "crt-static"))]
     super::threads::JOIN,
@@ -172,7 +190,7 @@ impl Patch {
         self.set(Part::Dns, on)
     }
 
-    /// std's locks.
+    /// std's locks, and those of C.
     pub const fn locks(self, on: bool) -> Patch {
         self.set(Part::Locks, on)
     }
@@ -230,6 +248,8 @@ impl Patch {
         let _ = PanicCount::get();
         if self.parts & Part::Locks.bit() != 0 {
             super::futex::prepare();
+            #[cfg(not(target_feature = "crt-static"))]
+            super::locks::prepare();
         }
         // Before anything parks, for handlers must not.
         signal::wrap_all();
