@@ -1,9 +1,9 @@
 //! Programs that are run twice, with OS threads and with threads that are greenlets,
 //! and have to print the same.
 
+use std::env;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::env;
 
 use crate::{main_thread, threads};
 
@@ -53,9 +53,7 @@ impl Program {
             // SAFETY: it is our child, and has not been waited for.
             assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGINT) }, 0);
         }
-        stdout
-            .read_to_string(&mut output)
-            .expect("it writes text");
+        stdout.read_to_string(&mut output).expect("it writes text");
         output
     }
 }

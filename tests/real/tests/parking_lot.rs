@@ -86,11 +86,7 @@ fn pairs() {
 
 /// Half of them put numbers into a queue with room for three, the others take them out.
 fn consumed() {
-    let (queue, space, news) = (
-        Mutex::new(VecDeque::new()),
-        Condvar::new(),
-        Condvar::new(),
-    );
+    let (queue, space, news) = (Mutex::new(VecDeque::new()), Condvar::new(), Condvar::new());
     let sum = Mutex::new(0);
     overlap_threads(GREENLETS, |number, flight| {
         flight.during(|| {

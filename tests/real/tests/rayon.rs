@@ -25,7 +25,10 @@ const WORKERS: usize = 2;
 
 fn pool() -> ThreadPool {
     let builder = ThreadPoolBuilder::new().num_threads(WORKERS);
-    builder.thread_name(|n| format!("rayon-{n}")).build().unwrap()
+    builder
+        .thread_name(|n| format!("rayon-{n}"))
+        .build()
+        .unwrap()
 }
 
 fn pool_of_os_threads() -> ThreadPool {
@@ -88,6 +91,10 @@ fn a_hundred() {
 }
 
 fn greenlets() {
+    // Whoever drops a pool does not wait for its threads.
+    while threads().len() > 1 {
+        thread::sleep(Duration::from_millis(1));
+    }
     on_one_os_thread(|| {
         let pool = pool();
         for _ in 0..3 {

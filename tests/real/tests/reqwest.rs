@@ -53,9 +53,8 @@ fn one_client_serves_all(address: &str) {
 }
 
 fn a_timeout_ends_a_wait(_: &str) {
-    let silent = serve_with_threads(|mut stream| {
-        std::io::copy(&mut stream, &mut std::io::sink()).map(drop)
-    });
+    let silent =
+        serve_with_threads(|mut stream| std::io::copy(&mut stream, &mut std::io::sink()).map(drop));
     let url = format!("http://{}/", silent.unwrap());
     overlap_threads(CLIENTS, |_, flight| {
         let client = Client::builder().no_proxy().timeout(WHILE).build().unwrap();

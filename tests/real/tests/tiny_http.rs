@@ -112,9 +112,13 @@ fn ended_early() {
                 let mut connection = Connection::to(server);
                 flight.meet();
                 if number % 2 == 0 {
-                    connection.send(b"POST / HTTP/1.1\r\nHost: it\r\nContent-Length: 9\r\n\r\nhalf");
+                    connection
+                        .send(b"POST / HTTP/1.1\r\nHost: it\r\nContent-Length: 9\r\n\r\nhalf");
                 } else {
-                    assert_eq!(connection.ask("POST", "/", b"whole"), (200, b"whole".to_vec()));
+                    assert_eq!(
+                        connection.ask("POST", "/", b"whole"),
+                        (200, b"whole".to_vec())
+                    );
                 }
             });
         });
