@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread;
 use std::time::Instant;
 
-use crate::shared::{HOUR, MS};
+use crate::shared::{HOUR, MS, event};
 use crate::twice::{Section, count_threads};
 
 pub const SECTIONS: &[Section] = &[
@@ -172,11 +172,14 @@ fn buffer() {
 
 fn condvar_poison() {
     let pair = Arc::new((Mutex::new(false), Condvar::new()));
+    let (tell, told) = event();
     let waiter = {
         let pair = Arc::clone(&pair);
         thread::spawn(move || {
             let (flag, changed) = &*pair;
             let guard = flag.lock().unwrap();
+            // The lock can be had as soon as this one waits.
+            tell.send(()).unwrap();
             let answer = changed.wait_while(guard, |f| !*f);
             answer
                 .map(|guard| *guard)
@@ -186,6 +189,7 @@ fn condvar_poison() {
     let thrower = {
         let pair = Arc::clone(&pair);
         thread::spawn(move || {
+            told.recv().unwrap();
             let mut guard = pair.0.lock().unwrap();
             *guard = true;
             pair.1.notify_all();
@@ -193,5 +197,5 @@ fn condvar_poison() {
         })
     };
     println!("{}", thrower.join().is_err());
-    println!("poisoned: {}", waiter.join().unwrap().is_err());
+    println!("{:?}", waiter.join().unwrap());
 }
