@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::error::{Deadlock, IsolationError, JoinError, SpawnError};
-use crate::hub::{self, AtEnd, Gate, Hub, HubShared, Reason, Task, Wait};
+use crate::hub::{self, AtEnd, Gate, Hub, HubShared, Reason, Seat, Task, Wait};
 use crate::monkey;
+#[cfg(not(target_feature = "crt-static"))]
+use crate::monkey::Thread;
 use crate::sys::clock;
 use crate::task::{self, Builder, GreenletId, Source, Waitable};
 
@@ -107,7 +109,14 @@ impl Builder {
         let hub = Hub::get();
         let result = Arc::new(Mutex::new(None));
         let to = Arc::clone(&result);
+        let seat = Seat::new()?;
+        #[cfg(not(target_feature = "crt-static"))]
+        let thread = Thread::of_greenlet(&seat);
+        #[cfg(not(target_feature = "crt-static"))]
+        let me = Arc::clone(&thread);
         let body = move || {
+            #[cfg(not(target_feature = "crt-static"))]
+            me.begin();
             let (result, interrupt) = match hub::catch(body) {
                 Ok(value) => (Ok(value), None),
                 Err(payload) if hub::is_kill(&payload) => (Err(JoinError::Killed), Some(payload)),
@@ -121,7 +130,7 @@ impl Builder {
                 hub::rethrow(payload);
             }
         };
-        let handle = hub.spawn_isolated(options, body)?;
+        let handle = hub.spawn_isolated(seat, options, body)?;
         let task = handle.task();
         let end = Arc::new(End {
             gate: Gate::new(),
@@ -129,6 +138,8 @@ impl Builder {
             key: task.key(),
             id: GreenletId(task.id),
             name,
+            #[cfg(not(target_feature = "crt-static"))]
+            thread,
         });
         task.tell_at_its_end(Arc::clone(&end) as Arc<dyn AtEnd>);
         Ok(IsolatedHandle { end, result })
@@ -142,11 +153,18 @@ struct End {
     key: u64,
     id: GreenletId,
     name: Option<Box<str>>,
+    /// What functions of libc know of it.
+    #[cfg(not(target_feature = "crt-static"))]
+    thread: Arc<Thread>,
 }
 
 impl AtEnd for End {
     /// The destructors of thread-locals have run.
-    fn ended(&self, _: &Task) {
+    fn ended(&self, task: &Task) {
+        #[cfg(not(target_feature = "crt-static"))]
+        self.thread.ended(task);
+        #[cfg(target_feature = "crt-static")]
+        let _ = task;
         self.gate.open();
     }
 }

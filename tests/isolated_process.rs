@@ -223,7 +223,7 @@ fn pthread_exit_says_what_to_do_instead_and_threads_still_have_it() {
     });
     if let Some(finished) = finished {
         finished.was_killed_by(libc::SIGABRT);
-        finished.said("pthread_exit in an isolated greenlet");
+        finished.said("pthread_exit in a greenlet that is no thread");
     }
 }
 

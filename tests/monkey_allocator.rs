@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use common::{MS, watchdog};
-use greenlet::monkey::patch_all;
 use greenlet::queue::Queue;
 use greenlet::{joinall, sleep, spawn, timeout, yield_now};
 
@@ -56,7 +55,7 @@ static ALLOCATOR: Locked = Locked {
 fn an_allocator_may_wait_for_a_lock_wherever_it_is_called() {
     const ROUNDS: usize = 200;
     let _watchdog = watchdog();
-    patch_all().unwrap();
+    common::patch();
     let stop = Arc::new(AtomicBool::new(false));
     // They hold the lock for much of the time.
     let greedy = [(); 2].map(|()| {

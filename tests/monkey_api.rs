@@ -68,7 +68,7 @@ fn parts_can_be_left_out_and_added_later() {
 fn sockets_without_files_leave_pipes_alone() {
     alone("sockets_without_files_leave_pipes_alone", || {
         let _watchdog = common::watchdog();
-        Patch::new().files(false).apply().unwrap();
+        Patch::new().files(false).threads(false).apply().unwrap();
         let (a, b) = patched::pair(libc::SOCK_STREAM);
         let got = patched::parks(
             move || patched::read(&a, &mut [0; 4]),

@@ -856,7 +856,7 @@ fn without_its_part_a_lock_is_waited_for_by_the_thread() {
         "without_its_part_a_lock_is_waited_for_by_the_thread",
         || {
             use greenlet::monkey::{Patch, is_patched};
-            Patch::new().files(false).apply().unwrap();
+            Patch::new().threads(false).files(false).apply().unwrap();
             assert!(!is_patched("flock") && !is_patched("sendfile") && is_patched("recv"));
             let ticker = Ticker::new();
             let scratch = Scratch::new();

@@ -14,13 +14,12 @@ use std::thread;
 use std::time::Instant;
 
 use common::{MS, alone, run_alone, until, watchdog};
-use greenlet::monkey::patch_all;
 use greenlet::{joinall, sleep, spawn};
 use patched::{Ticker, forbid};
 
 /// Patches everything too.
 fn ticker() -> Ticker {
-    patch_all().unwrap();
+    common::patch();
     Ticker::new()
 }
 
@@ -288,7 +287,7 @@ fn who_waits_since_before_is_woken() {
             move || futex(&*word, WAIT, 0, None, 0)
         });
         thread::sleep(30 * MS);
-        patch_all().unwrap();
+        common::patch();
         assert_eq!(futex(&*word, WAKE, 1, None, 0), Ok(1));
         assert_eq!(thread.join().unwrap(), Ok(0));
     });
@@ -301,7 +300,7 @@ fn who_waits_since_before_is_woken() {
 fn a_wake_up_of_a_greenlet_makes_no_system_call() {
     let name = "a_wake_up_of_a_greenlet_makes_no_system_call";
     let finished = run_alone(name, || {
-        patch_all().unwrap();
+        common::patch();
         let shared = Rc::new((Mutex::new(0), Condvar::new()));
         let play = move |mine: u32, rounds: u32| {
             let shared = Rc::clone(&shared);
@@ -392,7 +391,7 @@ fn a_signal_handler_may_wake_who_waits() {
         let _ = futex(&WORD, WAKE_BITSET, 1, None, 4);
     }
     alone(name, || {
-        patch_all().unwrap();
+        common::patch();
         let waiter = thread::spawn(|| {
             while WORD.load(Ordering::SeqCst) == 0 {
                 let _ = futex(&WORD, WAIT_BITSET, 0, None, 1);

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use common::{MS, alone, fork, run_alone, until, watchdog};
 use greenlet::error::JoinError;
-use greenlet::monkey::{is_patched, patch_all};
+use greenlet::monkey::is_patched;
 use greenlet::{joinall, sleep, spawn, timeout, yield_now};
 use patched::Ticker;
 
@@ -23,13 +23,13 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// Patches everything too.
 fn ticker() -> Ticker {
-    patch_all().unwrap();
+    common::patch();
     Ticker::new()
 }
 
 #[test]
 fn the_locks_are_patched() {
-    patch_all().unwrap();
+    common::patch();
     assert!(is_patched("syscall") && is_patched("pthread_join") && is_patched("locks"));
 }
 
@@ -197,7 +197,7 @@ fn a_barrier_parks_until_all_are_there() {
 #[test]
 fn a_greenlet_that_takes_a_mutex_again_at_once_does_not_keep_it_for_ever() {
     let _watchdog = watchdog();
-    patch_all().unwrap();
+    common::patch();
     let mutex = Rc::new(Mutex::new(()));
     let stop = Rc::new(Cell::new(false));
     let greedy = spawn({
@@ -460,7 +460,7 @@ fn nobody_starves_and_nothing_is_lost() {
     const ROUNDS: usize = 2000;
     const ROOM: usize = 2;
     let _watchdog = watchdog();
-    patch_all().unwrap();
+    common::patch();
     struct Buffer {
         items: Mutex<Vec<usize>>,
         not_full: Condvar,
@@ -597,7 +597,7 @@ fn a_deadlock_of_locks_is_reported_once_and_the_wait_goes_on() {
     let finished = run_alone(name, || {
         // In the child of a fork there is one thread.
         let code = fork(|| {
-            patch_all().unwrap();
+            common::patch();
             let mutex = Rc::new(Mutex::new(()));
             let guard = mutex.lock().unwrap();
             let stuck = greenlet::Builder::new().name("stuck").spawn({

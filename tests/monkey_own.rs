@@ -17,7 +17,7 @@ use greenlet::sync::Event;
 use libc::{POLLIN, POLLPRI, pollfd};
 
 fn patch() {
-    Patch::new().epoll(true).apply().unwrap();
+    Patch::new().threads(false).epoll(true).apply().unwrap();
 }
 
 /// The descriptors of this process, and what is open behind them.

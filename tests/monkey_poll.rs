@@ -21,7 +21,7 @@ use greenlet::monkey::Patch;
 use libc::{POLLHUP, POLLIN, POLLNVAL, POLLOUT, POLLPRI, POLLRDHUP, pollfd, timespec, timeval};
 
 fn patch() {
-    Patch::new().epoll(true).apply().unwrap();
+    Patch::new().threads(false).epoll(true).apply().unwrap();
 }
 
 /// Counts the turns of a greenlet that sleeps a millisecond in each, and has it run

@@ -712,7 +712,7 @@ fn abort_inside_an_interposed_call_ends_the_process() {
 fn without_its_part_a_wait_blocks_the_thread() {
     alone("without_its_part_a_wait_blocks_the_thread", || {
         use greenlet::monkey::{Patch, is_patched};
-        Patch::new().process(false).apply().unwrap();
+        Patch::new().threads(false).process(false).apply().unwrap();
         assert!(!is_patched("waitpid") && !is_patched("system") && is_patched("read"));
         let ticker = Ticker::new();
         greenlet::sleep(3 * MS);
@@ -720,7 +720,7 @@ fn without_its_part_a_wait_blocks_the_thread() {
         let before = ticker.ticks();
         assert!(child.wait().unwrap().success());
         assert_eq!(ticker.ticks(), before);
-        Patch::new().apply().unwrap();
+        Patch::new().threads(false).apply().unwrap();
         assert!(is_patched("waitpid"));
     });
 }

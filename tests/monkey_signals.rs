@@ -287,7 +287,7 @@ fn a_handler_from_before_the_patch_does_not_park_either() {
             counter.kill_wait();
             // Patching again changes nothing.
             let before = kernels(libc::SIGUSR1);
-            greenlet::monkey::patch_all().unwrap();
+            common::patch();
             assert_eq!(kernels(libc::SIGUSR1), before);
             // Nor does another function of libc that changes one flag.
             // SAFETY: it takes no memory.

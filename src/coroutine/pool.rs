@@ -61,6 +61,17 @@ impl Fibers {
         self.with_pool(size, Pool::reserve)
     }
 
+    /// Whether a stack of this size could be promised.
+    pub(crate) fn has_room(&self, size: StackSize) -> bool {
+        self.with_pool(size, |pool| {
+            let promised = pool.reserve().is_ok();
+            if promised {
+                pool.spare.set(pool.spare.get() + 1);
+            }
+            promised
+        })
+    }
+
     /// Redeems a promise.
     #[inline]
     pub(crate) fn take(&self, size: StackSize) -> Fiber {

@@ -29,6 +29,7 @@
 //!   code but ours runs there. A signal handler may find it held by the thread that
 //!   it interrupts: then it leaves a note in the lock's word, and whoever lets go
 //!   of the lock wakes everybody in the bucket.
+//!   Whom a handler wakes of its own thread's greenlets, it wakes as another thread does.
 //! * In the child of a fork a lock is free that another thread held, and the queues
 //!   are empty: of all who waited nobody is here.
 //! * These waits are not interruptible: a kill or a timeout stays pending. Code that
@@ -115,7 +116,8 @@ enum Told {
     No,
     /// By a greenlet of its own hub.
     ByNeighbour,
-    /// By another thread: its node has been in the list of arrivals, and is out of it.
+    /// By another thread, or a signal handler: its node has been in the list of arrivals,
+    /// and is out of it.
     FromAfar,
 }
 
@@ -217,7 +219,7 @@ pub(crate) fn block(
     }
 }
 
-/// Runs `f`, which blocks the thread.
+/// Runs `f`, which blocks the thread, or all of the current greenlet's domain.
 ///
 /// Who lets go of a lock wakes one of those who wait, and relies on that one for the
 /// others. If it is a greenlet whose thread blocks, it cannot go on, and nobody else is
@@ -229,8 +231,8 @@ pub(crate) fn blocking<R>(f: impl FnOnce() -> R) -> R {
         return f();
     };
     let shared = hub.shared();
-    // A signal handler may block a thread that is blocked.
-    let before = shared.blocked.swap(true, Ordering::SeqCst);
+    // A signal handler may block a thread that is blocked, and several domains may be.
+    shared.blocked.fetch_add(1, Ordering::SeqCst);
     let woken = shared.woken.load(Ordering::SeqCst);
     if woken != shared.went_on.load(Ordering::Relaxed)
         && woken != shared.relieved.swap(woken, Ordering::Relaxed)
@@ -238,7 +240,7 @@ pub(crate) fn blocking<R>(f: impl FnOnce() -> R) -> R {
         wake_everybody();
     }
     let answer = f();
-    shared.blocked.store(before, Ordering::SeqCst);
+    shared.blocked.fetch_sub(1, Ordering::SeqCst);
     answer
 }
 
@@ -250,6 +252,24 @@ pub(crate) fn wake(address: usize, bits: u32, count: usize) -> usize {
     // Whoever waits counts itself and then looks at the word; we come from changing
     // that word. One of the two sees what the other has done.
     fence(Ordering::SeqCst);
+    if bucket.linked.load(Ordering::Relaxed) == 0 {
+        return 0;
+    }
+    bucket.wake(Some((address, bits)), count)
+}
+
+/// As `wake`, for who has changed the word by an instruction that fences, as those of
+/// locks are on x86-64. It costs next to nothing where nobody waits.
+#[cfg_attr(
+    target_feature = "crt-static",
+    allow(dead_code, reason = "in static programs the locks of C are libc's")
+)]
+#[inline(always)]
+pub(crate) fn wake_after_fence(address: usize, bits: u32, count: usize) -> usize {
+    if !cfg!(target_arch = "x86_64") {
+        fence(Ordering::SeqCst);
+    }
+    let bucket = Bucket::of(address);
     if bucket.linked.load(Ordering::Relaxed) == 0 {
         return 0;
     }
@@ -314,6 +334,7 @@ impl Bucket {
         }
     }
 
+    #[inline(always)]
     fn of(address: usize) -> &'static Bucket {
         // The two lowest bits are always 0. The golden ratio spreads the rest.
         let hash = (address as u64 >> 2).wrapping_mul(0x9e37_79b9_7f4a_7c15);

@@ -83,6 +83,9 @@ impl Hub {
 }
 
 extern "C" fn before_thread_locals(hub: *mut c_void) {
+    if let Some(hub) = Hub::try_current() {
+        super::threads::run_to_their_end(hub);
+    }
     take_away(hub.cast_const().cast());
 }
 
@@ -250,6 +253,9 @@ fn after_fork() {
         task.state.set(State::Lost);
     }
     tasks.clear();
+    hub.isolated.set(usize::from(me.domain.is_some()));
+    hub.threads.only_is_left(me.domain);
+    hub.held_back.forget();
     if let Some(domain) = me.domain {
         domain.only_one_is_left();
     }

@@ -44,7 +44,9 @@
 //! | `address` | waits by address, as the kernel's futexes are |
 //! | `gate` | what many wait for together, woken in batches |
 //! | `parker` | `Parker` and `Unparker`, the public face of waiting |
-//! | `domain` | thread-local storage of a greenlet's own, and who shares it |
+//! | `domain`, `seat` | thread-local storage of a greenlet's own, who shares it, and how it is made |
+//! | `held` | a domain whose members wait for one of them |
+//! | `threads` | threads that are isolated greenlets |
 //! | `end` | threads that end, `shutdown`, and fork |
 //! | `report` | who waits on what, and the deadlock report |
 //! | `watch` | how other threads see whether a hub goes on |
@@ -60,6 +62,14 @@ mod end;
 mod exclusive;
 mod foreign;
 mod gate;
+#[cfg_attr(
+    not(feature = "monkey"),
+    allow(
+        dead_code,
+        reason = "only what libc's callers do makes a domain stand still"
+    )
+)]
+mod held;
 mod inbox;
 mod interrupt;
 mod io;
@@ -73,11 +83,13 @@ mod reactor;
 mod report;
 mod run;
 mod run_queue;
+mod seat;
 mod shared;
 mod slab;
 mod source;
 mod switch;
 mod task;
+mod threads;
 mod timers;
 mod unwind;
 mod wait;
@@ -90,10 +102,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use self::cell::{Blocks, Spec};
-use self::domain::{DomainPtr, Tids};
+use self::domain::DomainPtr;
+use self::held::HeldBack;
 use self::reactor::Reactor;
 use self::run_queue::RunQueue;
 use self::slab::Slab;
+use self::threads::Threads;
 use self::timers::{TimerKey, Timers};
 use self::wait::Waiter;
 use self::watch::Pulse;
@@ -121,10 +135,12 @@ pub(crate) use self::quiet::{Quiet, passes_through, passing, run_handler};
 pub use self::report::report;
 pub(crate) use self::report::{abort_blocked, no_other_threads, panic_deadlock};
 pub(crate) use self::run::may_switch;
+pub(crate) use self::seat::Seat;
 pub(crate) use self::shared::HubShared;
 pub(crate) use self::source::{Direction, bits};
 pub(crate) use self::switch::{Anything, Arrival, Special, awaited_by};
 pub(crate) use self::task::{AtEnd, Link, Local, LocalValue, State, Task, TaskPtr, TaskRef};
+pub(crate) use self::threads::{process_exits, thread_leaves, with_os_threads};
 pub(crate) use self::unwind::{
     Payload, catch, contain, is_interrupt, is_kill, is_timeout, rethrow,
 };
@@ -151,7 +167,10 @@ pub(crate) struct Hub {
     blocks: Blocks,
     /// The OS thread's own thread-locals, on which the loop runs.
     home: Base,
-    tids: Tids,
+    /// How many tasks there are on other thread-locals.
+    isolated: Cell<usize>,
+    threads: Threads,
+    held_back: HeldBack,
     tasks: RefCell<Slab<TaskPtr>>,
     stack_size: Cell<StackSize>,
     next_id: Cell<u64>,
@@ -267,7 +286,9 @@ impl Hub {
             fibers: Fibers::new(run::entry),
             blocks: Blocks::new(),
             home: tls::current(),
-            tids: Tids::new(),
+            isolated: Cell::new(0),
+            threads: Threads::new(),
+            held_back: HeldBack::new(),
             tasks: RefCell::new(Slab::new()),
             stack_size: Cell::new(StackSize::DEFAULT),
             next_id: Cell::new(first_id + 1),
@@ -434,7 +455,7 @@ impl Hub {
         }
         self.fibers.reserve(stack_size)?;
         if let Some(domain) = domain {
-            domain.enter();
+            self.enter_domain(domain);
         }
         let handle = cell::create(self, spec, body);
         let task = handle.task();

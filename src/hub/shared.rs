@@ -19,8 +19,8 @@ pub(crate) struct HubShared {
     /// epoll set, which it shares.
     fork: u32,
     closed: AtomicBool,
-    /// The thread waits by address, greenlets and all.
-    pub(super) blocked: AtomicBool,
+    /// So often the thread, or one of its domains, waits by address, greenlets and all.
+    pub(super) blocked: AtomicUsize,
     /// How often greenlets have been woken by address, and how often one of them has
     /// gone on since.
     pub(super) woken: AtomicUsize,
@@ -49,7 +49,7 @@ impl HubShared {
             number,
             fork: fork::generation(),
             closed: AtomicBool::new(false),
-            blocked: AtomicBool::new(false),
+            blocked: AtomicUsize::new(0),
             woken: AtomicUsize::new(0),
             went_on: AtomicUsize::new(0),
             relieved: AtomicUsize::new(0),

@@ -171,6 +171,8 @@ pub(crate) struct Task {
     /// So many calls in a row have been answered with an error only because it
     /// is to end, or to leave a `timeout`: see `quiet`.
     pub(crate) refusals: Cell<u8>,
+    /// It asked that threads that it makes be OS threads.
+    pub(crate) os_threads: Cell<bool>,
     /// It asked that its blocking calls block the thread, so many times over.
     pub(crate) passing: Cell<u32>,
     /// Counts this task's waits, so that a late wake-up is recognised.

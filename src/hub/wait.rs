@@ -185,7 +185,9 @@ impl Waiter {
         self.claim_from_afar(index)
     }
 
-    fn claim_from_afar(&self, index: u32) -> Answer {
+    /// As `claim_answer`, for who may touch a hub of its own thread no more than one of
+    /// another: a signal handler, which stands in the middle of it.
+    pub(super) fn claim_from_afar(&self, index: u32) -> Answer {
         // SAFETY: the waiting greenlet's hub holds a count while the greenlet
         // waits; ours keeps it alive when that thread ends just after.
         let hub = unsafe {

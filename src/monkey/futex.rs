@@ -24,7 +24,7 @@
 //! parking_lot is known by the plain `FUTEX_WAIT`, where std has `WAIT_BITSET`;
 //! std's word by its address, which is found with an `unpark`: see `is_parker`.
 //!
-//! A signal handler may wake who waits, unless it is a greenlet of its own thread.
+//! A signal handler may wake who waits.
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_long};
@@ -35,6 +35,7 @@ use libc::timespec;
 
 use super::entry::{self, Answer, Part, interposed, is_on, raw};
 use super::kernel;
+use super::moment::Moment;
 use crate::hub::address::{self, Sleep, Slept};
 use crate::hub::{self, Hub, Kind, Reason};
 use crate::sys::os::{self, Errno};
@@ -208,30 +209,16 @@ unsafe fn wait(args: &[usize; 6], bits: u32) -> Result<usize, Errno> {
     };
     let is_plain = op & !libc::FUTEX_PRIVATE_FLAG == libc::FUTEX_WAIT;
     let slept = match entry::hub(Part::Locks) {
-        // In an isolated greenlet what belongs to the thread is its own.
-        Some(hub) if is_plain => match hub.wait_as_thread() {
-            Some(_waits) => {
-                // SAFETY: as above.
-                let moment = unsafe { Moment::of(timeout, op) }?;
-                park(hub, address, bits, still, moment)
-            }
-            None if timeout.is_null() => {
-                let never = Moment::Never;
-                address::block(address, bits, still, |word| stay(hub, word, PLAIN, never))?
-            }
-            // SAFETY: as above.
-            None => unsafe { block(args, address, bits, still) }?,
-        },
         Some(hub) => {
             // SAFETY: as above.
-            let moment = unsafe { Moment::of(timeout, op) }?;
-            match is_parker(address, value) {
-                false => park(hub, address, bits, still, moment),
-                true => match hub.wait_as_thread() {
-                    Some(_waits) => park(hub, address, bits, still, moment),
-                    // SAFETY: there is memory, as above, and std's word.
-                    None => unsafe { park_thread(hub, address, still, moment) }?,
-                },
+            let moment = unsafe { moment(timeout, op) }?;
+            if is_plain {
+                wait_as_thread(hub, address, bits, still, moment, PLAIN)?
+            } else if is_parker(address, value) {
+                // SAFETY: there is memory, as above, and std's word.
+                unsafe { park_thread(hub, address, still, moment) }?
+            } else {
+                park(hub, address, bits, still, moment)
             }
         }
         // SAFETY: as above.
@@ -255,50 +242,20 @@ unsafe fn look_at(address: usize, value: u32) -> Result<(), Errno> {
     unsafe { raw!(libc::SYS_futex, address, op, 0u32, 0usize, address, value) }.map(|_| ())
 }
 
-/// Until when a greenlet waits.
-#[derive(Clone, Copy)]
-enum Moment {
-    Never,
-    /// By our own clock.
-    Here(u64),
-    /// By the clock that can be set.
-    InRealTime(u64),
-}
-
-impl Moment {
-    /// # Safety
-    /// The pointer may be no good, and then the kernel says so.
-    unsafe fn of(timeout: *const timespec, op: c_int) -> Result<Moment, Errno> {
-        if timeout.is_null() {
-            return Ok(Moment::Never);
-        }
-        // SAFETY: the caller's promise.
-        let time = unsafe { kernel::time_at(timeout) }?;
-        Ok(match op & libc::FUTEX_CLOCK_REALTIME {
-            0 => Moment::Here(time),
-            _ => Moment::InRealTime(time),
-        })
+/// Until when a futex's wait lasts.
+///
+/// # Safety
+/// The pointer may be no good, and then the kernel says so.
+unsafe fn moment(timeout: *const timespec, op: c_int) -> Result<Moment, Errno> {
+    if timeout.is_null() {
+        return Ok(Moment::Never);
     }
-
-    fn deadline(self) -> Option<u64> {
-        match self {
-            Moment::Never => None,
-            Moment::Here(deadline) => Some(deadline),
-            Moment::InRealTime(moment) => {
-                let left = moment.saturating_sub(kernel::now(libc::CLOCK_REALTIME));
-                Some(clock::now_ns().saturating_add(left))
-            }
-        }
-    }
-
-    fn has_come(self) -> bool {
-        match self {
-            Moment::Never => false,
-            Moment::Here(deadline) => clock::now_ns() >= deadline,
-            // That clock may have been set back since.
-            Moment::InRealTime(moment) => kernel::now(libc::CLOCK_REALTIME) >= moment,
-        }
-    }
+    // SAFETY: the caller's promise.
+    let time = unsafe { kernel::time_at(timeout) }?;
+    Ok(match op & libc::FUTEX_CLOCK_REALTIME {
+        0 => Moment::Here(time),
+        _ => Moment::InRealTime(time),
+    })
 }
 
 fn park(hub: &Hub, address: usize, bits: u32, still: impl Fn() -> bool, moment: Moment) -> Slept {
@@ -344,6 +301,94 @@ const LAST_LOOK: Duration = Duration::from_millis(256);
 /// `stay` has ended because others are to have a turn.
 const OTHERS: Errno = libc::ECANCELED;
 
+/// Waits in what belongs to the thread. Who is alone on its thread-locals parks, as an
+/// isolated greenlet mostly is; others who share them do not run meanwhile. If only they
+/// could end the wait, the process ends.
+///
+/// # Errors
+/// In `thread::park` also `OTHERS`, see `park_thread`.
+fn wait_as_thread(
+    hub: &Hub,
+    address: usize,
+    bits: u32,
+    still: impl Fn() -> bool,
+    moment: Moment,
+    what: &'static str,
+) -> Result<Slept, Errno> {
+    if hub.is_alone_here() {
+        return Ok(park(hub, address, bits, still, moment));
+    }
+    if hub.has_other_domains() {
+        return stand_still(hub, address, bits, still, moment, what);
+    }
+    let slept = address::block(address, bits, still, |word| stay(hub, word, what, moment));
+    match slept {
+        Err(libc::ETIMEDOUT) => Ok(Slept::TimedOut),
+        slept => slept,
+    }
+}
+
+/// Parks, and has all stand still who share the current greenlet's thread-locals.
+///
+/// # Errors
+/// As for `wait_as_thread`.
+fn stand_still(
+    hub: &Hub,
+    address: usize,
+    bits: u32,
+    still: impl Fn() -> bool,
+    moment: Moment,
+    what: &'static str,
+) -> Result<Slept, Errno> {
+    let _stands = hub.stand_still();
+    let mut time = FIRST_LOOK;
+    address::blocking(|| {
+        loop {
+            let look = clock::deadline_after(time);
+            let sleep = Sleep {
+                reason: Reason::new("waiting as its thread"),
+                kind: Kind::Shared,
+                deadline: Some(
+                    moment
+                        .deadline()
+                        .map_or(look, |deadline| deadline.min(look)),
+                ),
+            };
+            match address::wait(hub, address, bits, &still, sleep) {
+                Slept::TimedOut => {}
+                slept => return Ok(slept),
+            }
+            if moment.has_come() {
+                return Ok(Slept::TimedOut);
+            }
+            look_around(hub, what, moment, hub.all_stand_still(), &still)?;
+            time = (2 * time).min(LAST_LOOK);
+        }
+    })
+}
+
+/// What is looked at now and then in a wait that belongs to the thread. `alone` says that
+/// nobody of this thread can end it.
+///
+/// # Errors
+/// `OTHERS`, see `park_thread`.
+fn look_around(
+    hub: &Hub,
+    what: &'static str,
+    moment: Moment,
+    alone: bool,
+    still: impl Fn() -> bool,
+) -> Result<(), Errno> {
+    // What the others have done before they ended is seen after that.
+    if alone && matches!(moment, Moment::Never) && hub::no_other_threads() && still() {
+        hub::abort_blocked(hub, what);
+    }
+    if what == PARK && hub.somebody_is_midway() {
+        return Err(OTHERS);
+    }
+    Ok(())
+}
+
 /// Blocks the thread, in a wait that belongs to it, and ends the process if only its own
 /// greenlets could go on.
 ///
@@ -370,19 +415,13 @@ fn stay(hub: &Hub, word: &AtomicU32, what: &'static str, moment: Moment) -> Resu
         if moment.has_come() {
             return Err(libc::ETIMEDOUT);
         }
-        // What the others have done before they ended is seen after that.
-        let alone = matches!(moment, Moment::Never) && hub::no_other_threads();
-        if alone && word.load(Ordering::Acquire) == 0 {
-            hub::abort_blocked(hub, what);
-        }
-        if what == PARK && hub.somebody_is_midway() {
-            return Err(OTHERS);
-        }
+        let still = || word.load(Ordering::Acquire) == 0;
+        look_around(hub, what, moment, true, still)?;
         time = (2 * time).min(LAST_LOOK);
     }
 }
 
-/// Waits on the word of `thread::park`, and blocks the thread.
+/// Waits on the word of `thread::park`.
 ///
 /// There is one case in which others run after all. The thread that is to end this
 /// wait may itself wait for a greenlet of this hub which is in the middle of
@@ -404,8 +443,7 @@ unsafe fn park_thread(
     still: impl Fn() -> bool,
     moment: Moment,
 ) -> Result<Slept, Errno> {
-    let sleep = |word: &AtomicU32| stay(hub, word, PARK, moment);
-    match address::block(address, address::ANY, still, sleep) {
+    match wait_as_thread(hub, address, address::ANY, still, moment, PARK) {
         Err(OTHERS) => {}
         ended => return ended,
     }

@@ -56,6 +56,11 @@ mod hosts;
 mod identity;
 mod join;
 mod kernel;
+#[cfg(not(target_feature = "crt-static"))]
+mod locks;
+mod moment;
+#[cfg(not(target_feature = "crt-static"))]
+pub mod os_thread;
 mod patch;
 mod poll;
 mod process;
@@ -70,8 +75,12 @@ mod signal;
 mod sleep;
 mod slices;
 mod stream;
+#[cfg(not(target_feature = "crt-static"))]
+mod threads;
 mod transfer;
 
 pub use entry::Part;
 pub(crate) use patch::not_in_place;
 pub use patch::{Covered, Patch, coverage, is_patched, patch_all, unpatched};
+#[cfg(not(target_feature = "crt-static"))]
+pub(crate) use threads::Thread;

@@ -8,6 +8,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus, Output, Stdio};
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub mod stress;
@@ -19,6 +20,21 @@ const MARK: &str = "GREENLET_TEST_SUBPROCESS";
 
 pub const MS: Duration = Duration::from_millis(1);
 
+/// Patches everything but threads: where tests make threads, these are to be OS threads.
+#[cfg(feature = "monkey")]
+pub fn patch() {
+    let patch = greenlet::monkey::Patch::new().threads(false);
+    patch.apply().unwrap();
+}
+
+/// A thread of the operating system, whatever is patched.
+pub fn os_thread<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    #[cfg(feature = "monkey")]
+    return greenlet::monkey::os_thread::spawn(body);
+    #[cfg(not(feature = "monkey"))]
+    std::thread::spawn(body)
+}
+
 /// Ends the process with a message if a test hangs, until it is dropped.
 pub struct Watchdog {
     _alive: Sender<()>,
@@ -29,7 +45,7 @@ pub struct Watchdog {
 pub fn watchdog() -> Watchdog {
     let name = std::thread::current().name().unwrap_or("a test").to_owned();
     let (alive, gone): (Sender<()>, Receiver<()>) = channel();
-    std::thread::spawn(move || {
+    os_thread(move || {
         if gone.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
             eprintln!("watchdog: {name} has been hanging for {LIMIT:?}");
             std::process::abort();

@@ -12,10 +12,10 @@ use greenlet::JoinHandle;
 
 use crate::common::{MS, Watchdog, until, watchdog};
 
-/// Patches everything, and watches the test that calls it.
+/// Patches everything but threads, and watches the test that calls it.
 #[must_use]
 pub fn patched() -> Watchdog {
-    greenlet::monkey::patch_all().unwrap();
+    crate::common::patch();
     watchdog()
 }
 

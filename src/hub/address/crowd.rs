@@ -9,7 +9,7 @@ use super::{Hub, Node, PATIENCE, Sleeper, Told};
 use crate::hub::shared::HubShared;
 use crate::hub::wait::Answer;
 use crate::sys::os;
-use crate::sys::pass::PassThrough;
+use crate::sys::pass::{self, PassThrough};
 
 /// So many are woken before the lock is let go for a moment.
 pub(super) const CROWD: usize = 16;
@@ -49,7 +49,12 @@ impl Crowd {
             Sleeper::Greenlet(waiter) => {
                 // SAFETY: a greenlet leaves its frame when it has been told, or has
                 // taken its node out under the lock, which we hold.
-                match unsafe { (*waiter).claim_answer(0) } {
+                let waiter = unsafe { &*waiter };
+                let answer = match pass::may_be_in_handler() {
+                    false => waiter.claim_answer(0),
+                    true => waiter.claim_from_afar(0),
+                };
+                match answer {
                     Answer::Refused => return false,
                     Answer::Done => {
                         // It is of this thread, and cannot run before we are done.
@@ -57,12 +62,14 @@ impl Crowd {
                         self.let_go_first |= node.in_vain >= PATIENCE;
                         if let Some(hub) = Hub::try_current() {
                             hub.shared.borrow().woken.fetch_add(1, Ordering::Relaxed);
+                            // It may have to wait for its turn until another one is woken.
+                            useful = !hub.held_back.is_any();
                         }
                     }
                     Answer::ToSend(delivery) => {
                         let hub = delivery.into_hub();
                         hub.woken.fetch_add(1, Ordering::SeqCst);
-                        useful = !hub.blocked.load(Ordering::SeqCst);
+                        useful = hub.blocked.load(Ordering::SeqCst) == 0;
                         // It may go on as soon as it is there.
                         hub.arrivals.push(node);
                         self.hubs[at] = Some(hub);
