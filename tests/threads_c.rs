@@ -12,19 +12,8 @@ use std::process::Command;
 
 use twice::Found;
 
-/// Whether C's locks park greenlets. Until then they would block the only thread that
-/// there is.
-const LOCKS_PARK: bool = false;
-
-/// The files, each of which has a list of sections by its own name, and whether its
-/// subject are locks.
-const FILES: [(&str, bool); 5] = [
-    ("life", false),
-    ("ends", false),
-    ("own", false),
-    ("mutexes", true),
-    ("others", true),
-];
+/// The files, each of which has a list of sections by its own name.
+const FILES: [&str; 5] = ["life", "ends", "own", "mutexes", "others"];
 
 /// The flags that they are compiled with, each of which gives another program: as they
 /// are; calling functions that check; and with tables for unwinding, by which
@@ -40,8 +29,10 @@ const LIBRARY: &str = "GREENLET_LIBRARY";
 
 fn main() {
     if env::var_os(LIBRARY).is_some() {
-        return twice::run(&[], sections, &[]);
+        assert!(twice::run(&[], sections, &[]));
+        return;
     }
+    let mut same = true;
     for (name, flags) in COMPILATIONS {
         let file = format!("greenlet-{}-{name}.so", std::process::id());
         let path = env::temp_dir().join(file);
@@ -49,14 +40,15 @@ fn main() {
             println!("no C compiler here: C code is not tested");
             return;
         }
-        twice::run(&[(LIBRARY, path.to_str().unwrap())], Vec::new, &[]);
+        same &= twice::run(&[(LIBRARY, path.to_str().unwrap())], Vec::new, &[]);
         std::fs::remove_file(path).unwrap();
     }
+    assert!(same);
 }
 
 /// Compiles all files to one library. False if there is no C compiler.
 fn compile(path: &Path, flags: &[&str]) -> bool {
-    let sources = FILES.map(|(name, _)| {
+    let sources = FILES.map(|name| {
         let root = env!("CARGO_MANIFEST_DIR");
         format!("{root}/tests/c/threads/{name}.c")
     });
@@ -96,10 +88,7 @@ fn sections() -> Vec<Found> {
     // SAFETY: it is a variable of this type, and nobody else uses it yet.
     unsafe { *symbol("count_threads").cast::<extern "C" fn()>() = count_threads };
     let mut all = Vec::new();
-    for (name, is_of_locks) in FILES {
-        if is_of_locks && twice::THREADS_ARE_GREENLETS && !LOCKS_PARK {
-            continue;
-        }
+    for name in FILES {
         // SAFETY: it is a list of sections with its end.
         unsafe { all.extend(list(symbol(name))) };
     }

@@ -45,7 +45,7 @@ const GROUPS: &[&[Section]] = &[
 
 fn main() {
     let sections = || GROUPS.iter().copied().flatten().map(Into::into).collect();
-    twice::run(&[], sections, ends::ENDS);
+    assert!(twice::run(&[], sections, ends::ENDS));
 }
 
 /// What the sections share.
