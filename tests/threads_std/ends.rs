@@ -30,9 +30,15 @@ pub const ENDS: &[Section] = &[
         panic_of_a_result,
     ),
     ("exit while a destructor waits", exit_meanwhile),
+    ("exit in a thread with a local", exit_with_a_local),
+    ("main returns with a local", return_with_a_local),
+    ("exit while a thread has stdout", exit_with_stdout),
     ("a handler of atexit joins a thread", at_exit),
+    ("a signal to itself", signal_to_itself),
+    ("a bad pointer in a thread", bad_pointer),
     ("an overflow of a stack", overflow),
     ("an overflow of a small stack", overflow_of_a_small_one),
+    ("an overflow of main's stack", overflow_of_mains),
 ];
 
 fn all() {
@@ -65,9 +71,20 @@ fn said_of_a_panic() {
     }
 }
 
+/// Who it was, and why it ends; the words are not the same.
 fn said_of_an_overflow() {
-    errors_of("an overflow of a stack");
-    errors_of("an overflow of a small stack");
+    for (end, name) in [
+        ("an overflow of a stack", "too deep"),
+        ("an overflow of a small stack", "small"),
+        ("an overflow of main's stack", "main"),
+    ] {
+        let errors = String::from_utf8(end_of(end).stderr).unwrap();
+        let line = errors
+            .lines()
+            .find(|line| line.contains("overflowed its stack"));
+        let named = line.is_some_and(|line| line.contains(&format!("'{name}'")));
+        println!("said: {}, with its name: {named}", line.is_some());
+    }
 }
 
 /// Threads that never end: one sleeps, one waits for nothing.
@@ -178,6 +195,66 @@ fn exit_meanwhile() {
     process::exit(5);
 }
 
+struct Says(&'static str);
+
+impl Drop for Says {
+    fn drop(&mut self) {
+        println!("destroyed {}", self.0);
+    }
+}
+
+thread_local!(static SAYS: RefCell<Option<Says>> = const { RefCell::new(None) });
+
+/// Those of the thread that exits are destroyed, and no others.
+fn exit_with_a_local() {
+    endless();
+    SAYS.set(Some(Says("main's")));
+    let thread = thread::spawn(|| {
+        SAYS.set(Some(Says("the thread's")));
+        process::exit(6);
+    });
+    let _ = thread.join();
+}
+
+fn return_with_a_local() {
+    let (tell, told) = event();
+    SAYS.set(Some(Says("main's")));
+    thread::spawn(move || {
+        SAYS.set(Some(Says("the thread's")));
+        tell.send(()).unwrap();
+        thread::sleep(HOUR);
+    });
+    told.recv().unwrap();
+}
+
+/// What is in its buffer is not written then, but nobody waits for it.
+fn exit_with_stdout() {
+    let (tell, told) = event();
+    thread::spawn(move || {
+        let _lock = std::io::stdout().lock();
+        tell.send(()).unwrap();
+        thread::sleep(HOUR);
+    });
+    told.recv().unwrap();
+    process::exit(7);
+}
+
+fn signal_to_itself() {
+    endless();
+    // SAFETY: it has no preconditions.
+    let _ = thread::spawn(|| unsafe { libc::raise(libc::SIGTERM) }).join();
+    println!("joined");
+}
+
+fn bad_pointer() {
+    let nowhere = std::hint::black_box(8 as *mut u8);
+    let nowhere = nowhere.addr();
+    // SAFETY: none: this is to end the process.
+    let thread = thread::spawn(move || unsafe { (nowhere as *mut u8).write_volatile(1) });
+    let _ = thread.join();
+    println!("joined");
+}
+
 /// Handlers of `atexit` run in the thread that exits, and may use others.
 fn at_exit() {
     extern "C" fn handler() {
@@ -207,4 +284,11 @@ fn overflow_of_a_small_one() {
     let builder = thread::Builder::new().name("small".to_owned());
     let thread = builder.stack_size(64 * 1024).spawn(|| endlessly(0));
     let _ = thread.unwrap().join();
+}
+
+fn overflow_of_mains() {
+    let (tell, told) = event();
+    thread::spawn(move || tell.send(()).unwrap());
+    told.recv().unwrap();
+    endlessly(0);
 }

@@ -20,7 +20,9 @@ pub const SECTIONS: &[Section] = &[
     ("panic: another one, caught, while it unwinds", inner),
     ("panic: caught in a thread", caught),
     ("panic: resumed elsewhere", resumed),
+    ("panic: from depth", from_depth),
     ("panic: many", many),
+    ("backtraces", backtraces),
 ];
 
 /// Runs `f` with this hook.
@@ -245,4 +247,51 @@ fn many() {
     let ended = threads.into_iter().map(|thread| thread.join());
     let thrown = ended.filter(Result::is_err).count();
     println!("{thrown} of {}", dropped.load(SeqCst));
+}
+
+fn from_depth() {
+    fn down(left: u32, dropped: &AtomicU32) {
+        let _counts = OnDrop(|| {
+            dropped.fetch_add(1, SeqCst);
+            if left % 100 == 0 {
+                thread::yield_now();
+            }
+        });
+        assert!(left > 0, "at the bottom");
+        down(left - 1, dropped);
+    }
+    let dropped = Arc::new(AtomicU32::new(0));
+    let threads = [(); 3].map(|()| {
+        let dropped = Arc::clone(&dropped);
+        thread::spawn(move || down(1000, &dropped))
+    });
+    for thread in threads {
+        println!("{}", text(&*thread.join().unwrap_err()));
+    }
+    println!("{}", dropped.load(SeqCst));
+}
+
+/// They end where the thread begins.
+fn backtraces() {
+    #[inline(never)]
+    fn deep(left: u32) -> String {
+        match left {
+            0 => std::backtrace::Backtrace::force_capture().to_string(),
+            _ => deep(std::hint::black_box(left) - 1),
+        }
+    }
+    for name in ["first", "second"] {
+        let thread = named(name).spawn(|| {
+            thread::yield_now();
+            deep(5)
+        });
+        let trace = thread.unwrap().join().unwrap();
+        let frames = trace.matches("backtraces::deep").count();
+        let spawned = trace.contains("panics::backtraces");
+        println!("frames: {frames}, with who was spawned: {spawned}");
+        println!(
+            "std's beginning: {}",
+            trace.contains("__rust_begin_short_backtrace")
+        );
+    }
 }

@@ -11,6 +11,7 @@ use crate::twice::{Section, count_threads};
 pub const SECTIONS: &[Section] = &[
     ("park: a permit is kept, and one only", permit),
     ("park: unpark ends it", ended),
+    ("park: the first one, with a time", first_timed),
     ("park: with a time", timed),
     ("park: to and fro", to_and_fro),
     ("park: many, each by another", many),
@@ -85,8 +86,16 @@ fn ended() {
     println!("main: ended");
 }
 
-fn timed() {
+fn first_timed() {
     let thread = thread::spawn(|| takes(30 * MS, || thread::park_timeout(30 * MS)));
+    println!("waits: {}", thread.join().unwrap());
+}
+
+fn timed() {
+    let thread = thread::spawn(|| {
+        thread::park_timeout(Duration::from_nanos(1));
+        takes(30 * MS, || thread::park_timeout(30 * MS))
+    });
     println!("waits: {}", thread.join().unwrap());
     thread::spawn(|| thread::park_timeout(Duration::ZERO))
         .join()

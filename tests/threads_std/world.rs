@@ -3,6 +3,7 @@
 use std::io::{Read, Write, stdout};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Barrier};
 use std::thread;
@@ -16,6 +17,7 @@ pub const SECTIONS: &[Section] = &[
     ("stdout: lines of many are whole", stdout_lines),
     ("process: the output of commands", commands),
     ("process: piped to and fro", piped),
+    ("process: something before it begins", before_it_begins),
     ("tcp: an echo with a thread per connection", echo),
     ("tcp: times, and the end", tcp_end),
     ("udp: to and fro", udp),
@@ -94,6 +96,39 @@ fn piped() {
     from.read_to_end(&mut all).unwrap();
     writer.join().unwrap();
     println!("{} {}", all.len(), how(cat.wait().unwrap()));
+}
+
+/// Which has it forked.
+fn before_it_begins() {
+    let threads = [1, 2, 3].map(|number| {
+        thread::spawn(move || {
+            let mut command = Command::new("sh");
+            command.args(["-c", "echo $0; exit 5", "in the child"]);
+            // SAFETY: it writes, which is safe after a fork.
+            unsafe {
+                command.pre_exec(move || {
+                    let line = [b'0' + number, b'\n'];
+                    libc::write(1, line.as_ptr().cast(), 2);
+                    Ok(())
+                });
+            }
+            let output = command.output().unwrap();
+            (
+                String::from_utf8(output.stdout).unwrap(),
+                how(output.status),
+            )
+        })
+    });
+    for thread in threads {
+        println!("{:?}", thread.join().unwrap());
+    }
+    let refused = thread::spawn(|| {
+        let mut command = Command::new("true");
+        // SAFETY: it does nothing.
+        unsafe { command.pre_exec(|| Err(std::io::ErrorKind::NotFound.into())) };
+        command.status().map_err(|error| error.kind())
+    });
+    println!("{:?}", refused.join().unwrap().map(how));
 }
 
 fn echo() {

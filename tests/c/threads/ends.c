@@ -1,5 +1,5 @@
 /* How threads end: pthread_exit, cleanup handlers, and the destructors of keys. */
-#include "threads.h"
+#include "common.h"
 #include <limits.h>
 
 static void told(void *text) { say("cleanup %s\n", (const char *)text); }

@@ -1,5 +1,5 @@
 /* Threads are created, joined and detached, and know who they are. */
-#include "threads.h"
+#include "common.h"
 #include <sched.h>
 
 void (*count_threads)(void);

@@ -1,5 +1,5 @@
 /* Mutexes and conditions. */
-#include "threads.h"
+#include "common.h"
 #include <sched.h>
 
 static struct gate inside, go;
@@ -281,10 +281,16 @@ static void *waits_and_exits(void *mutex) {
     pthread_cleanup_pop(1);
 }
 
+static void *waits_without(void *mutex) {
+    say("without the lock: %s\n", word(pthread_cond_wait(&changed, mutex)));
+    return NULL;
+}
+
 static void exit_with_lock(void) {
     pthread_mutex_t mutex = mutex_of(PTHREAD_MUTEX_ERRORCHECK);
     pthread_t thread;
     gates();
+    must(ended(start(waits_without, &mutex)) != NULL);
     tickets = 0;
     thread = start(waits_and_exits, &mutex);
     gate_pass(&inside, 1);

@@ -1,5 +1,5 @@
 /* Semaphores, locks for readers and writers, barriers, pthread_once, and philosophers. */
-#include "threads.h"
+#include "common.h"
 #include <sched.h>
 #include <semaphore.h>
 
@@ -190,6 +190,38 @@ static void readers_and_writers(void) {
     say("torn %ld, %ld %ld\n", torn, left_side, right_side);
 }
 
+static pthread_rwlock_t writers_first;
+
+static void *writes_once(void *argument) {
+    must(pthread_rwlock_wrlock(&writers_first));
+    right_side++;
+    must(pthread_rwlock_unlock(&writers_first));
+    return argument;
+}
+
+/* As soon as a writer waits, no more readers are let in. */
+static void prefers_writers(void) {
+    pthread_rwlockattr_t attributes;
+    pthread_t thread;
+    must(pthread_rwlockattr_init(&attributes));
+    must(pthread_rwlockattr_setkind_np(&attributes, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP));
+    must(pthread_rwlock_init(&writers_first, &attributes));
+    right_side = 0;
+    must(pthread_rwlock_rdlock(&writers_first));
+    thread = start(writes_once, NULL);
+    while (pthread_rwlock_tryrdlock(&writers_first) == 0) {
+        must(pthread_rwlock_unlock(&writers_first));
+        sched_yield();
+    }
+    say("a writer waits, written %ld\n", right_side);
+    must(pthread_rwlock_unlock(&writers_first));
+    must(ended(thread) != NULL);
+    must(pthread_rwlock_rdlock(&writers_first));
+    say("written %ld\n", right_side);
+    must(pthread_rwlock_unlock(&writers_first));
+    say("destroy: %s\n", word(pthread_rwlock_destroy(&writers_first)));
+}
+
 /* Barriers. */
 
 static pthread_barrier_t barrier;
@@ -219,6 +251,32 @@ static void barriers(void) {
     for (int i = 0; i < 8; i++) serial += (intptr_t)ended(threads[i]);
     say("serial %ld, arrived %d\n", serial, arrived);
     say("destroy: %s\n", word(pthread_barrier_destroy(&barrier)));
+}
+
+static pthread_spinlock_t spinlock;
+
+static void *spins(void *argument) {
+    say("trylock: %s\n", word(pthread_spin_trylock(&spinlock)));
+    gate_open(&inside, 1);
+    must(pthread_spin_lock(&spinlock));
+    must(pthread_spin_unlock(&spinlock));
+    return argument;
+}
+
+/* Held across a wait, which nobody should do; it is spun for. */
+static void spinlocks(void) {
+    pthread_t thread;
+    gates();
+    must(pthread_spin_init(&spinlock, PTHREAD_PROCESS_PRIVATE));
+    must(pthread_spin_lock(&spinlock));
+    thread = start(spins, NULL);
+    gate_pass(&inside, 1);
+    usleep(2000);
+    must(pthread_spin_unlock(&spinlock));
+    must(ended(thread) != NULL);
+    say("trylock: %s\n", word(pthread_spin_trylock(&spinlock)));
+    must(pthread_spin_destroy(&spinlock));
+    no_gates();
 }
 
 /* pthread_once. */
@@ -309,7 +367,9 @@ const struct section others[] = {
     {"semaphores: answers", semaphore_answers},
     {"rwlocks: answers", rwlock_answers},
     {"rwlocks: readers and writers", readers_and_writers},
+    {"rwlocks: writers first", prefers_writers},
     {"barriers", barriers},
+    {"spinlocks", spinlocks},
     {"once: all wait for it", all_of_them},
     {"once: left by pthread_exit", exit_in_once},
     {"philosophers", philosophers},

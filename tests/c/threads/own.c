@@ -1,10 +1,7 @@
-/* What is a thread's own: names, attributes, stacks, variables, signals. */
-#include "threads.h"
+/* What is a thread's own: its name, attributes, stack and variables. */
+#include "common.h"
 #include <limits.h>
-#include <sched.h>
-#include <signal.h>
 #include <sys/mman.h>
-#include <sys/wait.h>
 
 static struct gate inside, go;
 
@@ -208,75 +205,6 @@ static void variables(void) {
     no_gates();
 }
 
-/* Signals. */
-
-static volatile sig_atomic_t handled;
-static pthread_t handled_in;
-
-static void handler(int signal) {
-    handled_in = pthread_self();
-    handled = signal;
-}
-
-static void *signals_itself(void *argument) {
-    pthread_t me = pthread_self();
-    say("none: %s\n", word(pthread_kill(me, 0)));
-    say("no signal: %s\n", word(pthread_kill(me, 999)));
-    handled = 0;
-    say("a signal: %s", word(pthread_kill(me, SIGUSR1)));
-    say(", handled: %d, in it: %d\n", handled == SIGUSR1, pthread_equal(handled_in, me) != 0);
-    handled = 0;
-    say("raised: %d", raise(SIGUSR1));
-    say(", handled: %d, in it: %d\n", handled == SIGUSR1, pthread_equal(handled_in, me) != 0);
-    return argument;
-}
-
-static void *stays(void *argument) {
-    gate_open(&inside, 1);
-    gate_pass(&go, 1);
-    return argument;
-}
-
-static void signals(void) {
-    struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART}, before;
-    pthread_t thread;
-    gates();
-    must(sigaction(SIGUSR1, &action, &before));
-    must(ended(start(signals_itself, NULL)) != NULL);
-    say("main\n");
-    signals_itself(NULL);
-    thread = start(stays, NULL);
-    gate_pass(&inside, 1);
-    say("none to another: %s\n", word(pthread_kill(thread, 0)));
-    say("no signal to another: %s\n", word(pthread_kill(thread, -1)));
-    handled = 0;
-    say("a signal to another: %s\n", word(pthread_kill(thread, SIGUSR1)));
-    while (!handled) sched_yield();
-    say("handled\n");
-    gate_open(&go, 1);
-    must(ended(thread) != NULL);
-    must(sigaction(SIGUSR1, &before, NULL));
-    no_gates();
-}
-
-/* Processes. */
-
-static void *forks(void *argument) {
-    pthread_t me = pthread_self();
-    int status = -1;
-    pid_t child = fork();
-    if (child == 0) {
-        say("child: itself: %d\n", pthread_equal(me, pthread_self()) != 0);
-        _exit(7);
-    }
-    must(waitpid(child, &status, 0) != child);
-    say("child: %d\n", WIFEXITED(status) ? WEXITSTATUS(status) : -1);
-    say("system: %d\n", WEXITSTATUS(system("exit 4")));
-    return argument;
-}
-
-static void processes(void) { must(ended(start(forks, NULL)) != NULL); }
-
 const struct section own[] = {
     {"names", names},
     {"stack sizes", stack_sizes},
@@ -284,7 +212,5 @@ const struct section own[] = {
     {"a stack seen from outside", seen_from_outside},
     {"a stack of the program's own", own_stack},
     {"variables and errno", variables},
-    {"signals", signals},
-    {"fork and system", processes},
     {NULL, NULL},
 };

@@ -3,8 +3,8 @@
 
    Threads wait for each other at gates, which are pipes, so that nothing but the
    threads themselves has to be patched where locks are not the subject. */
-#ifndef THREADS_H
-#define THREADS_H
+#ifndef COMMON_H
+#define COMMON_H
 #define _GNU_SOURCE
 #include <errno.h>
 #include <pthread.h>
