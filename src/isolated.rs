@@ -111,7 +111,7 @@ impl Builder {
         let to = Arc::clone(&result);
         let seat = Seat::new()?;
         #[cfg(not(target_feature = "crt-static"))]
-        let thread = Thread::of_greenlet(&seat);
+        let thread = Thread::of_greenlet(hub, &seat);
         #[cfg(not(target_feature = "crt-static"))]
         let me = Arc::clone(&thread);
         let body = move || {

@@ -39,8 +39,6 @@ use super::wait_queue::WaitQueue;
 use super::{Hub, cell, end, unwind};
 use crate::coroutine::tls::{self, Base};
 use crate::error::{IsolationError, SpawnError};
-#[cfg(feature = "monkey")]
-use crate::sys::os;
 use crate::sys::pass::PassThrough;
 
 /// One isolated greenlet's thread-local storage, and who belongs to it.
@@ -242,7 +240,7 @@ impl Hub {
     #[cfg(feature = "monkey")]
     pub(crate) fn is_known_as(&self, number: u32) -> bool {
         if !tls::TIDS.contains(&number) {
-            return number == os::thread_id();
+            return number == self.os_thread() as u32;
         }
         let is_its = |task: &TaskPtr| {
             task.domain

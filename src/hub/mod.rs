@@ -114,7 +114,7 @@ use self::watch::Pulse;
 use crate::coroutine::Fibers;
 use crate::coroutine::tls::{self, Base};
 use crate::error::SpawnError;
-use crate::sys::{clock, thread_end};
+use crate::sys::{clock, thread_end, threads as os_threads};
 
 pub(crate) use self::cell::{Ended, Handle};
 pub(crate) use self::domain::{Attachment, WaitsAsThread, isolation};
@@ -174,6 +174,8 @@ pub(crate) struct Hub {
     tasks: RefCell<Slab<TaskPtr>>,
     stack_size: Cell<StackSize>,
     next_id: Cell<u64>,
+    /// The kernel's number of the thread.
+    os_thread: Cell<i32>,
     /// Greenlets that have ended.
     ends: Cell<u64>,
     // What wakes them.
@@ -292,6 +294,7 @@ impl Hub {
             tasks: RefCell::new(Slab::new()),
             stack_size: Cell::new(StackSize::DEFAULT),
             next_id: Cell::new(first_id + 1),
+            os_thread: Cell::new(os_threads::current()),
             ends: Cell::new(0),
             timers: RefCell::new(Timers::new()),
             reactor: RefCell::new(None),
@@ -325,6 +328,10 @@ impl Hub {
 
     pub(crate) fn main(&self) -> TaskPtr {
         TaskPtr((&*self.main).into())
+    }
+
+    pub(crate) fn os_thread(&self) -> i32 {
+        self.os_thread.get()
     }
 
     pub(crate) fn coarse_now(&self) -> u64 {

@@ -19,7 +19,7 @@ use super::wait_queue::WaitQueue;
 use super::{Hub, SpawnOptions};
 use crate::coroutine::StackSize;
 use crate::error::SpawnError;
-use crate::sys::{os, pass, threads};
+use crate::sys::{os, pass};
 
 /// A hub's account of them.
 pub(super) struct Threads {
@@ -135,7 +135,7 @@ pub(crate) fn thread_leaves() {
 
 /// The OS thread is about to end: has those that run on it end before.
 pub(super) fn run_to_their_end(hub: &Hub) {
-    let is_main = threads::current() == os::process_id() as i32;
+    let is_main = hub.os_thread() == os::process_id() as i32;
     let only_the_thread_ends = LEAVES.get() || !(is_main || EXITING.load(Ordering::Relaxed));
     let of_this_stack = hub.current() == hub.main();
     while only_the_thread_ends && of_this_stack && hub.threads.alive.get() > 0 {

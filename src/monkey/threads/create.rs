@@ -120,7 +120,7 @@ impl Beginner {
             call,
             stack,
         } = self;
-        thread.belongs_here();
+        thread.belongs_to(hub);
         let mut options = SpawnOptions::new();
         options.stack_size = Some(stack);
         let told = Arc::clone(&thread);

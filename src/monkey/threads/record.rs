@@ -16,14 +16,13 @@ use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use libc::pthread_t;
 
 use crate::coroutine::{self, tls};
 use crate::hub::{AtEnd, Hub, Seat, Task, address};
 use crate::sys::pass::PassThrough;
-use crate::sys::threads;
 
 /// The thread has ended, the destructors of its thread-locals included.
 pub(super) const ENDED: u32 = 1;
@@ -42,7 +41,8 @@ pub(crate) struct Thread {
     value: AtomicPtr<c_void>,
     /// It was made by `pthread_create`.
     is_thread: bool,
-    name: Mutex<[u8; NAME]>,
+    /// Its name, if it has one of its own.
+    name: Mutex<Option<[u8; NAME]>>,
     /// The low end of its stack, once it has begun, and the stack's size.
     stack: (AtomicUsize, AtomicUsize),
     /// The kernel's number of the OS thread that it runs on.
@@ -66,9 +66,9 @@ impl Thread {
     }
 
     /// That of an isolated greenlet which `pthread_create` has not made: nobody joins it.
-    pub(crate) fn of_greenlet(seat: &Seat) -> Arc<Thread> {
+    pub(crate) fn of_greenlet(hub: &Hub, seat: &Seat) -> Arc<Thread> {
         let thread = Thread::make(seat, true, 0, false);
-        thread.belongs_here();
+        thread.belongs_to(hub);
         thread
     }
 
@@ -79,7 +79,8 @@ impl Thread {
             // `PTHREAD_CANCELED`, for one that never gets as far as to return something.
             value: AtomicPtr::new(ptr::without_provenance_mut(usize::MAX)),
             is_thread,
-            name: Mutex::new(Thread::name_here()),
+            // A new thread has the name of the one that has made it.
+            name: Mutex::new(Thread::current().and_then(Thread::own_name)),
             stack: (AtomicUsize::new(0), AtomicUsize::new(stack)),
             runs_on: AtomicI32::new(0),
             block: Arc::clone(seat.block()),
@@ -89,17 +90,6 @@ impl Thread {
         // sets a variable.
         unsafe { tls::on_base(seat.block().base(), set_record, record.cast_mut().cast()) };
         thread
-    }
-
-    /// A new thread has the name of the one that has made it.
-    fn name_here() -> [u8; NAME] {
-        if let Some(me) = Thread::current() {
-            return me.name();
-        }
-        let mut name = [0; NAME];
-        // SAFETY: it writes so many bytes at most.
-        unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) };
-        name
     }
 
     /// The record behind a `pthread_t`; none if that is an OS thread's.
@@ -148,8 +138,8 @@ impl Thread {
     }
 
     /// Its OS thread is this one.
-    pub(super) fn belongs_here(&self) {
-        self.runs_on.store(threads::current(), Ordering::Relaxed);
+    pub(super) fn belongs_to(&self, hub: &Hub) {
+        self.runs_on.store(hub.os_thread(), Ordering::Relaxed);
     }
 
     /// It begins to run, on this stack.
@@ -180,13 +170,27 @@ impl Thread {
     }
 
     pub(super) fn name(&self) -> [u8; NAME] {
+        if let Some(name) = self.own_name() {
+            return name;
+        }
+        let mut name = [0; NAME];
+        // SAFETY: it writes so many bytes at most.
+        unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) };
+        name
+    }
+
+    fn own_name(&self) -> Option<[u8; NAME]> {
         let _pass = PassThrough::enter();
-        *self.name.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.lock_name()
+    }
+
+    fn lock_name(&self) -> MutexGuard<'_, Option<[u8; NAME]>> {
+        self.name.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn set_name(&self, name: [u8; NAME]) {
         let _pass = PassThrough::enter();
-        *self.name.lock().unwrap_or_else(PoisonError::into_inner) = name;
+        *self.lock_name() = Some(name);
         if Thread::current().is_some_and(|me| ptr::eq(me, self)) {
             let text = name.split(|byte| *byte == 0).next().unwrap_or_default();
             Hub::get().name_current(&String::from_utf8_lossy(text));
