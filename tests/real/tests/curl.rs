@@ -58,6 +58,7 @@ fn a_connection_is_used_again(address: &str) {
     let url = format!("http://{address}/fast.txt");
     overlap(|_, flight| {
         let mut easy = easy(&url);
+        flight.meet();
         for _ in 0..5 {
             assert!(is_the_page(&flight.during(|| perform(&mut easy).unwrap())));
         }
