@@ -46,14 +46,6 @@ const KNOWN: Known = &[
         "rwlocks: writers first",
         "libc does not count the greenlets that wait to write",
     ),
-    (
-        "C11: locks among the threads of POSIX",
-        "`mtx_lock` and its kin are not patched",
-    ),
-    (
-        "signals: a thread that waits for them",
-        "`sigwait` is not patched",
-    ),
 ];
 
 /// Set to the file name of the library that is to be loaded.
