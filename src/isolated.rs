@@ -130,18 +130,17 @@ impl Builder {
                 hub::rethrow(payload);
             }
         };
-        let handle = hub.spawn_isolated(seat, options, body)?;
-        let task = handle.task();
-        let end = Arc::new(End {
-            gate: Gate::new(),
-            hub: hub.shared(),
-            key: task.key(),
-            id: GreenletId(task.id),
-            name,
-            #[cfg(not(target_feature = "crt-static"))]
-            thread,
-        });
-        task.tell_at_its_end(Arc::clone(&end) as Arc<dyn AtEnd>);
+        let end = hub.spawn_isolated(seat, options, body, |task| {
+            Arc::new(End {
+                gate: Gate::new(),
+                hub: hub.shared(),
+                key: task.key(),
+                id: GreenletId(task.id),
+                name,
+                #[cfg(not(target_feature = "crt-static"))]
+                thread,
+            })
+        })?;
         Ok(IsolatedHandle { end, result })
     }
 }

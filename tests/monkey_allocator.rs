@@ -6,6 +6,7 @@
 mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -14,6 +15,11 @@ use common::{MS, watchdog};
 use greenlet::queue::Queue;
 use greenlet::{joinall, sleep, spawn, timeout, yield_now};
 
+thread_local! {
+    /// The allocator lets others go first, on this thread.
+    static YIELDS: Cell<bool> = const { Cell::new(false) };
+}
+
 struct Locked {
     lock: Mutex<()>,
     contended: AtomicUsize,
@@ -21,6 +27,9 @@ struct Locked {
 
 impl Locked {
     fn with<R>(&self, f: impl FnOnce() -> R) -> R {
+        if YIELDS.get() {
+            (0..3).for_each(|_| thread::yield_now());
+        }
         let _guard = match self.lock.try_lock() {
             Ok(guard) => guard,
             Err(_) => {
@@ -101,4 +110,53 @@ fn an_allocator_may_wait_for_a_lock_wherever_it_is_called() {
         thread.join().unwrap();
     }
     assert!(ALLOCATOR.contended.load(Ordering::Relaxed) > 10);
+}
+
+/// The hub knows it before all that belongs to it is there.
+#[cfg(all(target_arch = "x86_64", panic = "unwind"))]
+#[test]
+fn an_isolated_greenlet_does_not_run_before_all_of_it_is_made() {
+    let _watchdog = watchdog();
+    common::patch();
+    let spawn_yielding = || {
+        YIELDS.set(true);
+        let handle = greenlet::Builder::new()
+            .name("isolated")
+            .spawn_isolated(|| 7);
+        YIELDS.set(false);
+        handle.unwrap()
+    };
+    for _ in 0..10 {
+        assert_eq!(spawn_yielding().join().unwrap(), 7);
+    }
+    // Wherever it waits, it may be killed.
+    for turns in 0..100 {
+        let killer = spawn(move || {
+            (0..turns).for_each(|_| yield_now());
+            YIELDS.set(false);
+            greenlet::hub::shutdown()
+        });
+        let outcome = spawn_yielding().join();
+        assert!(outcome.is_ok() || outcome.is_err_and(|error| error.is_killed()));
+        assert_eq!(killer.join().unwrap(), 0);
+    }
+}
+
+/// To be interrupted is a reason to park where there is nobody else, and none to park
+/// under a borrow of the hub's.
+#[test]
+fn who_runs_out_of_time_does_not_park_under_a_borrow() {
+    let _watchdog = watchdog();
+    common::patch();
+    YIELDS.set(true);
+    // When they have run out of time the memory for their timers is given back.
+    let late = || timeout(MS, || sleep(1000 * MS)).is_err();
+    let greenlets: Vec<_> = (0..300).map(|_| spawn(late)).collect();
+    let outcomes = joinall(greenlets);
+    YIELDS.set(false);
+    assert!(
+        outcomes
+            .into_iter()
+            .all(|outcome| outcome.is_ok_and(|late| late))
+    );
 }

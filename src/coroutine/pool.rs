@@ -21,6 +21,7 @@ use super::fiber::{Fiber, Suspender};
 use super::size::StackSize;
 use crate::error::StackError;
 use crate::sys::os;
+use crate::sys::pass::PassThrough;
 
 /// So much at the top of an idle stack keeps its memory for the next job.
 const KEPT_BYTES: usize = 16 << 10;
@@ -106,6 +107,7 @@ impl Fibers {
         let at = match others.iter().position(|pool| pool.size == class) {
             Some(at) => at,
             None => {
+                let _pass = PassThrough::enter();
                 others.push(Pool::new(class));
                 others.len() - 1
             }
@@ -167,6 +169,8 @@ impl Pool {
     #[cold]
     #[inline(never)]
     fn guard_more(&self) -> Result<(), StackError> {
+        // An allocator that parks would let others find these borrowed.
+        let _pass = PassThrough::enter();
         let mut arenas = self.arenas.borrow_mut();
         let mut last = 0;
         if let Some(arena) = arenas.last_mut() {

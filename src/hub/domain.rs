@@ -34,7 +34,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use super::seat::Seat;
-use super::task::{self, AtEnd, TaskPtr, TaskRef};
+use super::task::{self, AtEnd, Task, TaskPtr, TaskRef};
 use super::wait_queue::WaitQueue;
 use super::{Hub, cell, end, unwind};
 use crate::coroutine::tls::{self, Base};
@@ -66,7 +66,8 @@ pub(crate) struct Domain {
 pub(crate) trait Attachment: Any {
     fn as_any(&self) -> &dyn Any;
 
-    /// Lets go of all that is the user's: the domain ends.
+    /// Lets go of all that is the user's: the domain ends. Where it
+    /// [has ended](Hub::is_running_down) nothing is to be kept any more.
     fn clear(&self);
 }
 
@@ -89,11 +90,6 @@ impl Domain {
     #[inline(always)]
     pub(super) fn base(&self) -> Base {
         self.seat.block().base()
-    }
-
-    pub(super) fn set_told(&self, told: Arc<dyn AtEnd>) {
-        // It is set once, by who has made it.
-        let _ = self.told.set(told);
     }
 
     pub(super) fn is_owner(&self, task: TaskPtr) -> bool {
@@ -138,13 +134,14 @@ impl Hub {
     /// Makes a greenlet with thread-local storage of its own, and queues it.
     ///
     /// The body and what it returns must be `Send`, although nobody here can ask that
-    /// of them: they meet two domains.
-    pub(crate) fn spawn_isolated(
+    /// of them: they meet two domains. Who is told of its end is made by `told`.
+    pub(crate) fn spawn_isolated<A: AtEnd + 'static>(
         &self,
         seat: Seat,
         options: super::SpawnOptions,
         body: impl FnOnce() + Send + 'static,
-    ) -> Result<super::Handle<()>, SpawnError> {
+        told: impl FnOnce(&Task) -> Arc<A>,
+    ) -> Result<Arc<A>, SpawnError> {
         let domain = self.make_domain(seat);
         let handle = match self.create_task_in(options, Some(domain), body) {
             Ok(handle) => handle,
@@ -154,10 +151,16 @@ impl Hub {
                 return Err(error);
             }
         };
+        // The hub knows it, and others could kill it now, or run it soon: an allocator
+        // that would park has to block.
+        let _pass = PassThrough::enter();
+        let task = handle.task();
         // It has none yet.
-        let _ = domain.owner.set(TaskRef::new(handle.task().ptr()));
-        self.make_ready(handle.task().ptr());
-        Ok(handle)
+        let _ = domain.owner.set(task.clone());
+        let told = told(task);
+        let _ = domain.told.set(Arc::<A>::clone(&told));
+        self.make_ready(task.ptr());
+        Ok(told)
     }
 
     fn make_domain(&self, seat: Seat) -> DomainPtr {
@@ -211,6 +214,13 @@ impl Hub {
         let owner = |domain: DomainPtr| domain.owner.get().map(TaskRef::ptr);
         let domain = self.current().domain;
         domain.and_then(owner).unwrap_or(self.main())
+    }
+
+    /// Whether the caller's thread-locals are being destroyed, in a greenlet's own
+    /// domain: nobody else will run there.
+    pub(crate) fn is_running_down(&self) -> bool {
+        let domain = self.current().domain;
+        domain.is_some_and(|domain| domain.is_ending())
     }
 
     /// Whether this greenlet is the only one on its thread-locals, so that what others
@@ -351,23 +361,27 @@ fn end_domain(hub: &Hub, domain: DomainPtr, owner: TaskPtr) {
                 .park(reason, super::Kind::External, Some(deadline), false);
         });
     }
+    // Somebody may go on, or was given up in the middle, and may have references into
+    // thread-locals: then these stay for ever.
+    let alone = domain.members.get() == 1;
+    domain.ending.set(alone);
     // User code may be in it, or in what it drops.
-    let clear = || {
-        if let Some(attachment) = domain.attachment.get() {
-            unwind::contain(|| attachment.clear());
-        }
-    };
-    clear();
-    if domain.members.get() > 1 {
-        // Somebody goes on, or was given up in the middle, and may have references
-        // into thread-locals: these stay for ever.
+    if let Some(attachment) = domain.attachment.get() {
+        unwind::contain(|| attachment.clear());
+    }
+    if !alone {
         return;
     }
-    domain.ending.set(true);
-    // SAFETY: the greenlet runs on this block, and nobody else does; those who are
-    // spawned from now on never will. What its frames further up still do is ours.
-    unsafe { tls::run_down() };
-    clear();
+    loop {
+        // SAFETY: the greenlet runs on this block, and nobody else does; those who are
+        // spawned from now on never will. What its frames further up still do is ours.
+        unsafe { tls::run_down() };
+        // A destructor may have used further variables of the greenlet's own, and their
+        // values may use thread-locals.
+        if !task::drop_locals(owner) {
+            return;
+        }
+    }
 }
 
 /// The first turn of a greenlet that is spawned while thread-locals are destroyed: it

@@ -468,10 +468,10 @@ impl Hub {
         }
         let handle = cell::create(self, spec, body);
         let task = handle.task();
-        task.key.set(self.tasks.borrow_mut().insert(task.ptr()));
         if let Some(name) = options.name {
             task.with_extra(|extra| extra.name = Some(name));
         }
+        task.key.set(self.tasks.borrow_mut().insert(task.ptr()));
         if !self.pulse.is_listed() {
             watch::list(self);
         }

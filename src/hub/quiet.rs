@@ -75,13 +75,9 @@ impl Hub {
         if std::thread::panicking() && PanicCount::in_hook() {
             return false;
         }
-        if self.is_interrupted() {
-            return true;
-        }
-        // A timer may be that of a `timeout`, which is to end the call.
-        let others = |tasks: usize, timers: usize| tasks > 1 || timers > 0;
         match (self.tasks.try_borrow(), self.timers.try_borrow()) {
-            (Ok(tasks), Ok(timers)) => others(tasks.len(), timers.len()),
+            // A timer may be that of a `timeout`, which is to end the call.
+            (Ok(tasks), Ok(timers)) => tasks.len() > 1 || timers.len() > 0 || self.is_interrupted(),
             _ => false,
         }
     }

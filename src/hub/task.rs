@@ -23,7 +23,6 @@ use std::fmt;
 use std::panic::Location;
 use std::ptr::NonNull;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use super::address::InVain;
 use super::domain::{self, DomainPtr};
@@ -224,13 +223,6 @@ impl Task {
         self.refusals.set(0);
     }
 
-    /// Who is told that it has ended, of an isolated greenlet.
-    pub(crate) fn tell_at_its_end(&self, told: Arc<dyn AtEnd>) {
-        if let Some(domain) = self.domain {
-            domain.set_told(told);
-        }
-    }
-
     /// What others know it by.
     pub(crate) fn key(&self) -> u64 {
         self.key.get().to_u64()
@@ -353,16 +345,15 @@ pub(crate) fn release(task: TaskPtr) {
 
 /// Drops the values of a task's `greenlet_local!` variables, on its own stack,
 /// the last one first. A destructor may use further variables for the first
-/// time; those are dropped too.
+/// time; those are dropped too. Whether there were any.
 #[inline]
-pub(crate) fn drop_locals(task: TaskPtr) {
-    if task.has_extra.get() {
-        drop_locals_of(task);
-    }
+pub(crate) fn drop_locals(task: TaskPtr) -> bool {
+    task.has_extra.get() && drop_locals_of(task)
 }
 
 #[cold]
-fn drop_locals_of(task: TaskPtr) {
+fn drop_locals_of(task: TaskPtr) -> bool {
+    let mut any = false;
     loop {
         let local = match task.extra.borrow_mut().as_mut() {
             Some(extra) => extra.locals.iter_mut().rev().find_map(Local::destroy),
@@ -370,8 +361,9 @@ fn drop_locals_of(task: TaskPtr) {
         };
         match local {
             Some(local) => unwind::contain(move || drop(local)),
-            None => return,
+            None => return any,
         }
+        any = true;
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::domain::DomainPtr;
 use super::seat::Seat;
-use super::task::{AtEnd, TaskPtr};
+use super::task::{AtEnd, Task, TaskPtr};
 use super::wait::{Kind, Reason};
 use super::wait_queue::WaitQueue;
 use super::{Hub, SpawnOptions};
@@ -72,16 +72,18 @@ impl Hub {
         &self,
         seat: Seat,
         options: SpawnOptions,
-        told: Arc<dyn AtEnd>,
+        told: Arc<impl AtEnd + 'static>,
         body: impl FnOnce() + Send + 'static,
     ) -> Result<(), SpawnError> {
-        let handle = self.spawn_isolated(seat, options, body)?;
-        if let Some(domain) = &handle.task().domain {
-            domain.set_told(told);
-            domain.set_thread();
-        }
-        self.threads.alive.set(self.threads.alive.get() + 1);
-        Ok(())
+        let as_thread = |task: &Task| {
+            if let Some(domain) = &task.domain {
+                domain.set_thread();
+            }
+            self.threads.alive.set(self.threads.alive.get() + 1);
+            told
+        };
+        self.spawn_isolated(seat, options, body, as_thread)
+            .map(drop)
     }
 
     /// Whether a greenlet with such a stack could be made now.
