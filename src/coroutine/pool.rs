@@ -102,6 +102,10 @@ impl Fibers {
             return f(&self.default);
         }
         let class = size.class();
+        // It is known by its size to whom a fiber is given back.
+        if class == StackSize::DEFAULT {
+            return f(&self.default);
+        }
         let mut others = self.others.borrow_mut();
         let at = match others.iter().position(|pool| pool.size == class) {
             Some(at) => at,
@@ -399,6 +403,15 @@ mod tests {
         tops.dedup();
         assert_eq!(tops.len(), 200);
         taken.into_iter().for_each(|fiber| fibers.give(fiber));
+    }
+
+    #[test]
+    fn who_asks_for_a_little_less_than_the_default_gets_that_and_gives_it_back() {
+        let fibers = Fibers::new(job);
+        let first = run_one(&fibers, StackSize::new(250_000).unwrap());
+        assert_eq!(run_one(&fibers, StackSize::new(260_000).unwrap()), first);
+        assert_eq!(run_one(&fibers, StackSize::DEFAULT), first);
+        assert_eq!(fibers.default.built.get(), 1);
     }
 
     #[test]
