@@ -130,7 +130,12 @@ impl Builder {
                 hub::rethrow(payload);
             }
         };
-        let handle = hub.spawn_isolated(seat, options, body)?;
+        let spawned = hub.spawn_isolated(seat, options, body);
+        #[cfg(not(target_feature = "crt-static"))]
+        if spawned.is_err() {
+            thread.never_begins();
+        }
+        let handle = spawned?;
         let task = handle.task();
         let end = Arc::new(End {
             gate: Gate::new(),

@@ -123,12 +123,16 @@ impl Beginner {
         thread.belongs_here();
         let mut options = SpawnOptions::new();
         options.stack_size = Some(stack);
-        let told = Arc::clone(&thread);
-        hub.spawn_thread(seat, options, told, move || {
-            thread.begin();
+        let (told, me) = (Arc::clone(&thread), Arc::clone(&thread));
+        let spawned = hub.spawn_thread(seat, options, told, move || {
+            me.begin();
             if let Some(value) = call.make() {
-                thread.set_value(value);
+                me.set_value(value);
             }
-        })
+        });
+        if spawned.is_err() {
+            thread.never_begins();
+        }
+        spawned
     }
 }
