@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::{alone, proc_status, resident_kib, watchdog};
-use greenlet::monkey::patch_all;
+use greenlet::monkey::{Patch, patch_all};
 
 /// The system's, with a count of the bytes that are in use.
 struct Counting(AtomicUsize);
@@ -127,6 +127,42 @@ fn a_hundred_thousand_live_at_once() {
             assert_eq!(thread.join().unwrap(), n);
         }
     });
+}
+
+/// Limits what is mapped to so many bytes more.
+fn limit_address_space(more: u64) {
+    let bytes = ((proc_status("VmSize:") as u64) << 10) + more;
+    let limit = libc::rlimit {
+        rlim_cur: bytes,
+        rlim_max: bytes,
+    };
+    // SAFETY: a live variable.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) }, 0);
+}
+
+#[test]
+fn on_further_hubs_they_begin_with_whatever_stack_there_is() {
+    alone(
+        "on_further_hubs_they_begin_with_whatever_stack_there_is",
+        || {
+            let _watchdog = watchdog();
+            Patch::new().hubs(1).apply().unwrap();
+            let spawn = |size: usize, n| {
+                let builder = thread::Builder::new().stack_size(size);
+                builder.spawn(move || {
+                    thread::sleep(Duration::from_millis(1));
+                    n
+                })
+            };
+            spawn(2 << 20, 0).unwrap().join().unwrap();
+            limit_address_space(20 << 20);
+            // No stacks of this size can be mapped any more.
+            let threads: Vec<_> = (0..30).map(|n| spawn(1 << 20, n).unwrap()).collect();
+            for (n, thread) in threads.into_iter().enumerate() {
+                assert_eq!(thread.join().unwrap(), n);
+            }
+        },
+    );
 }
 
 #[test]

@@ -62,7 +62,7 @@ impl Fibers {
     }
 
     /// Whether a stack of this size could be promised.
-    pub(crate) fn has_room(&self, size: StackSize) -> bool {
+    fn has_room(&self, size: StackSize) -> bool {
         self.with_pool(size, |pool| {
             let promised = pool.reserve().is_ok();
             if promised {
@@ -70,6 +70,18 @@ impl Fibers {
             }
             promised
         })
+    }
+
+    /// A size that a stack could be promised of: this one, or a larger one that has been
+    /// given back.
+    pub(crate) fn size_with_room(&self, size: StackSize) -> Option<StackSize> {
+        if self.has_room(size) {
+            return Some(size);
+        }
+        let others = self.others.borrow();
+        let all = std::iter::once(&self.default).chain(&*others);
+        let large = all.filter(|pool| pool.size >= size && pool.spare.get() > 0);
+        large.map(|pool| pool.size).min()
     }
 
     /// Redeems a promise.

@@ -112,6 +112,10 @@ impl Beginner {
         self.stack
     }
 
+    pub(super) fn with_stack(self, stack: StackSize) -> Beginner {
+        Beginner { stack, ..self }
+    }
+
     /// Makes a greenlet of this hub of it.
     pub(super) fn begin_on(self, hub: &Hub) -> Result<(), SpawnError> {
         let Beginner {
