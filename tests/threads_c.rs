@@ -33,7 +33,7 @@ const COMPILATIONS: [(&str, &[&str]); 3] = [
 ];
 
 /// What differs.
-const KNOWN: Known = &[
+const KNOWN: Known<'_> = &[
     (
         "asked of the scheduler",
         "libc asks the kernel for the number of a thread that it does not know",
@@ -45,10 +45,6 @@ const KNOWN: Known = &[
     (
         "rwlocks: writers first",
         "libc does not count the greenlets that wait to write",
-    ),
-    (
-        "C11: locks among the threads of POSIX",
-        "`mtx_lock` and its kin are not patched",
     ),
     (
         "signals: a thread that waits for them",
