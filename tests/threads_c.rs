@@ -46,10 +46,6 @@ const KNOWN: Known<'_> = &[
         "rwlocks: writers first",
         "libc does not count the greenlets that wait to write",
     ),
-    (
-        "signals: a thread that waits for them",
-        "`sigwait` is not patched",
-    ),
 ];
 
 /// Set to the file name of the library that is to be loaded.

@@ -46,16 +46,10 @@ const GROUPS: &[&[Section]] = &[
 ];
 
 /// What differs.
-const KNOWN: Known<'_> = &[
-    (
-        "park: the first one, with a time",
-        "it ends at once, which is how the word is found on which `park` waits",
-    ),
-    (
-        "panic hook: that another thread answers",
-        "what waits in a panic hook blocks the OS thread",
-    ),
-];
+const KNOWN: Known<'_> = &[(
+    "panic hook: that another thread answers",
+    "what waits in a panic hook blocks the OS thread",
+)];
 
 /// What differs beside that where std's count of panics is not found.
 const WITHOUT_COUNT: Known<'_> = &[

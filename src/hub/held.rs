@@ -17,7 +17,9 @@ use std::cell::{Cell, RefCell};
 
 use super::Hub;
 use super::domain::DomainPtr;
+use super::run_queue::RunQueue;
 use super::task::TaskPtr;
+use crate::sys::pass::PassThrough;
 
 /// Who is held back, of all domains that stand still.
 pub(super) struct HeldBack {
@@ -25,7 +27,9 @@ pub(super) struct HeldBack {
     any: Cell<bool>,
     /// The domains, and who of each may run.
     blockers: RefCell<Vec<(Option<DomainPtr>, TaskPtr)>>,
-    tasks: RefCell<Vec<TaskPtr>>,
+    /// In their order. An allocator's lock may be what they are woken for, so that they are
+    /// queued as those are whose turn comes.
+    tasks: RunQueue,
 }
 
 impl HeldBack {
@@ -33,7 +37,7 @@ impl HeldBack {
         HeldBack {
             any: Cell::new(false),
             blockers: RefCell::new(Vec::new()),
-            tasks: RefCell::new(Vec::new()),
+            tasks: RunQueue::new(),
         }
     }
 
@@ -47,7 +51,7 @@ impl HeldBack {
     fn take_one(&self, task: TaskPtr) -> bool {
         let held = self.holds(task);
         if held {
-            self.tasks.borrow_mut().push(task);
+            self.tasks.push(task);
         }
         held
     }
@@ -66,7 +70,7 @@ impl HeldBack {
     pub(super) fn forget(&self) {
         self.any.set(false);
         self.blockers.borrow_mut().clear();
-        self.tasks.borrow_mut().clear();
+        self.tasks.clear();
     }
 }
 
@@ -87,23 +91,26 @@ impl Hub {
         still == self.tasks.borrow().len()
     }
 
-    /// Has the current greenlet's domain stand still, but for itself, until what is
-    /// returned is dropped.
-    pub(crate) fn stand_still(&self) -> StandsStill {
-        let me = self.current();
-        self.held_back.blockers.borrow_mut().push((me.domain, me));
-        self.held_back.any.set(true);
-        // All of them go through the queue once, and those who stay keep their order.
-        let mut others = Vec::new();
-        while let Some(task) = self.queue.first() {
-            self.queue.remove_first(task);
-            others.push(task);
-        }
-        for task in others {
+    /// Queues them all, those who are held back elsewhere.
+    fn queue_again(&self, tasks: &RunQueue) {
+        while let Some(task) = tasks.first() {
+            tasks.remove_first(task);
             if !self.held_back.take(task) {
                 self.queue.push(task);
             }
         }
+    }
+
+    /// Has the current greenlet's domain stand still, but for itself, until what is
+    /// returned is dropped.
+    pub(crate) fn stand_still(&self) -> StandsStill {
+        let me = self.current();
+        // Memory is asked for.
+        let _pass = PassThrough::enter();
+        self.held_back.blockers.borrow_mut().push((me.domain, me));
+        self.held_back.any.set(true);
+        // All of them go through the queue once, and those who stay keep their order.
+        self.queue_again(&self.queue.take());
         StandsStill(me)
     }
 }
@@ -119,10 +126,6 @@ impl Drop for StandsStill {
         blockers.retain(|(_, blocker)| *blocker != self.0);
         held.any.set(!blockers.is_empty());
         drop(blockers);
-        for task in held.tasks.take() {
-            if !held.take(task) {
-                hub.queue.push(task);
-            }
-        }
+        hub.queue_again(&held.tasks.take());
     }
 }

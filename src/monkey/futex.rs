@@ -21,6 +21,9 @@
 //! instead. (That other thread may itself wait for a greenlet of this one, and hardly
 //! anybody can know that; see `park_thread` for what can be known.)
 //!
+//! rayon has a lock and a condition of std's in a thread-local, for each who asks its pool
+//! for something: such a wait is one of the thread's, too.
+//!
 //! parking_lot is known by the plain `FUTEX_WAIT`, where std has `WAIT_BITSET`;
 //! std's word by its address, which is found with an `unpark`: see `is_parker`.
 //!
@@ -39,7 +42,7 @@ use super::moment::Moment;
 use crate::hub::address::{self, Sleep, Slept};
 use crate::hub::{self, Hub, Kind, Reason};
 use crate::sys::os::{self, Errno};
-use crate::sys::{clock, fork};
+use crate::sys::{clock, fork, locals};
 
 interposed! {
     Locks;
@@ -212,8 +215,12 @@ unsafe fn wait(args: &[usize; 6], bits: u32) -> Result<usize, Errno> {
         Some(hub) => {
             // SAFETY: as above.
             let moment = unsafe { moment(timeout, op) }?;
-            if is_plain {
+            if hub.is_alone_here() {
+                park(hub, address, bits, still, moment)
+            } else if is_plain {
                 wait_as_thread(hub, address, bits, still, moment, PLAIN)?
+            } else if locals::hold(address) && !is_parker(address, value) {
+                wait_as_thread(hub, address, bits, still, moment, LOCAL)?
             } else if is_parker(address, value) {
                 // SAFETY: there is memory, as above, and std's word.
                 unsafe { park_thread(hub, address, still, moment) }?
@@ -295,6 +302,8 @@ unsafe fn block(
 const PLAIN: &str = "a plain FUTEX_WAIT (a lock of parking_lot's, or the like)";
 const PARK: &str = "std::thread::park (with which std's and crossbeam's channels wait too)";
 
+const LOCAL: &str = "a lock or condition that is a thread-local";
+
 /// After so long a blocked thread looks around for the first time, and later on every
 /// now and then.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
@@ -302,9 +311,8 @@ const LAST_LOOK: Duration = Duration::from_millis(256);
 /// `stay` has ended because others are to have a turn.
 const OTHERS: Errno = libc::ECANCELED;
 
-/// Waits in what belongs to the thread. Who is alone on its thread-locals parks, as an
-/// isolated greenlet mostly is; others who share them do not run meanwhile. If only they
-/// could end the wait, the process ends.
+/// Waits in what belongs to the thread. Others who share its thread-locals do not run
+/// meanwhile, and if only they could end the wait, the process ends.
 ///
 /// # Errors
 /// In `thread::park` also `OTHERS`, see `park_thread`.
@@ -316,9 +324,6 @@ fn wait_as_thread(
     moment: Moment,
     what: &'static str,
 ) -> Result<Slept, Errno> {
-    if hub.is_alone_here() {
-        return Ok(park(hub, address, bits, still, moment));
-    }
     if hub.has_other_domains() {
         return stand_still(hub, address, bits, still, moment, what);
     }
@@ -506,6 +511,7 @@ fn is_parker(address: usize, value: u32) -> bool {
 pub(super) fn prepare() {
     // A lock of the table must be free in the child of a fork.
     fork::watch();
+    locals::find();
     if PARKER.get() != 0 {
         return;
     }

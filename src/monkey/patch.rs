@@ -23,6 +23,7 @@ static TABLES: &[&[Row]] = &[
     super::futex::ROWS,
     super::join::ROWS,
     super::signal::ROWS,
+    super::await_signal::ROWS,
     super::process::ROWS,
     super::disk::ROWS,
     super::transfer::ROWS,

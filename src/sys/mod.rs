@@ -10,6 +10,8 @@ pub(crate) mod futex;
 pub(crate) mod handler;
 pub(crate) mod helpers;
 pub(crate) mod list;
+#[cfg(feature = "monkey")]
+pub(crate) mod locals;
 pub(crate) mod mark;
 pub(crate) mod objects;
 pub(crate) mod os;

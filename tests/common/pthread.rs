@@ -6,11 +6,15 @@
 use std::cell::UnsafeCell;
 use std::ffi::c_int;
 use std::mem::MaybeUninit;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use libc::{clockid_t, timespec};
 
-use crate::patched::errno;
+use crate::common::{self, MS, os_thread, until};
+use crate::patched::{Ticker, errno};
+use greenlet::{IsolatedHandle, spawn, spawn_isolated};
 
 unsafe extern "C" {
     fn pthread_mutex_clocklock(
@@ -37,6 +41,9 @@ unsafe extern "C" {
     fn pthread_rwlock_timedrdlock(l: *mut libc::pthread_rwlock_t, t: *const timespec) -> c_int;
     fn pthread_rwlock_timedwrlock(l: *mut libc::pthread_rwlock_t, t: *const timespec) -> c_int;
     fn sem_clockwait(s: *mut libc::sem_t, c: clockid_t, t: *const timespec) -> c_int;
+}
+
+unsafe extern "C-unwind" {
     fn pthread_once(control: *mut c_int, f: extern "C-unwind" fn()) -> c_int;
     fn call_once(control: *mut c_int, f: extern "C-unwind" fn());
 }
@@ -335,4 +342,84 @@ mod calls {
             assert_eq!(unsafe { libc::pthread_spin_unlock(self.at()) }, 0);
         }
     }
+}
+
+// How the tests wait.
+
+pub const HOUR: Duration = Duration::from_secs(3600);
+
+/// Patches everything but threads.
+pub fn ticker() -> Ticker {
+    common::patch();
+    Ticker::new()
+}
+
+/// A number that threads and greenlets share.
+#[derive(Clone, Default)]
+pub struct Count(pub Arc<AtomicUsize>);
+
+impl Count {
+    pub fn add(&self) -> usize {
+        self.0.fetch_add(1, Ordering::SeqCst)
+    }
+
+    pub fn get(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+pub fn join_all<T>(handles: impl IntoIterator<Item = IsolatedHandle<T>>) -> Vec<T> {
+    let handles: Vec<_> = handles.into_iter().collect();
+    handles.into_iter().map(|it| it.join().unwrap()).collect()
+}
+
+/// Runs `wait` in an isolated greenlet and then in a light one. It must not end before
+/// `release` is called, in a greenlet whose OS thread goes on meanwhile.
+#[track_caller]
+pub fn parks(wait: impl Fn() + Clone + Send + 'static, prepare: impl Fn(), release: impl Fn()) {
+    let ticker = ticker();
+    prepare();
+    let isolated = spawn_isolated(wait.clone());
+    ticker.tick();
+    assert!(!isolated.is_finished(), "it did not wait");
+    release();
+    isolated.join().unwrap();
+    prepare();
+    let light = spawn(wait);
+    ticker.tick();
+    assert!(!light.is_finished(), "it did not wait");
+    release();
+    light.join().unwrap();
+}
+
+/// As `parks`, where an OS thread releases what it has taken itself.
+#[track_caller]
+pub fn parks_for_a_thread(
+    wait: impl FnOnce() + Send + 'static,
+    prepare: impl FnOnce() + Send + 'static,
+    release: impl FnOnce() + Send + 'static,
+) {
+    let ticker = ticker();
+    let (taken, go) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicBool::new(false)),
+    );
+    let thread = os_thread({
+        let (taken, go) = (Arc::clone(&taken), Arc::clone(&go));
+        move || {
+            prepare();
+            taken.store(true, Ordering::SeqCst);
+            while !go.load(Ordering::SeqCst) {
+                std::thread::sleep(MS / 2);
+            }
+            release();
+        }
+    });
+    until(|| taken.load(Ordering::SeqCst));
+    let waiter = spawn_isolated(wait);
+    ticker.tick();
+    assert!(!waiter.is_finished(), "it did not wait");
+    go.store(true, Ordering::SeqCst);
+    waiter.join().unwrap();
+    thread.join().unwrap();
 }
