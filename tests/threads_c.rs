@@ -33,7 +33,7 @@ const COMPILATIONS: [(&str, &[&str]); 3] = [
 ];
 
 /// What differs.
-const KNOWN: Known = &[
+const KNOWN: Known<'_> = &[
     (
         "asked of the scheduler",
         "libc asks the kernel for the number of a thread that it does not know",

@@ -58,7 +58,7 @@ impl From<&Section> for Found {
 }
 
 /// Sections that differ, each with why.
-pub type Known = &'static [(&'static str, &'static str)];
+pub type Known<'a> = &'a [(&'static str, &'static str)];
 
 /// The `main` of such a program. In both runs, what `sections` gives is run one after
 /// the other, without those that are known to differ; `ends` are what sections start in a
@@ -69,7 +69,7 @@ pub fn run(
     variables: &[(&str, &str)],
     sections: impl FnOnce() -> Vec<Found>,
     ends: &[Section],
-    known: Known,
+    known: Known<'_>,
 ) -> bool {
     let Ok(run) = env::var(RUN) else {
         return compare(variables, known);
@@ -231,7 +231,7 @@ impl Run {
     }
 }
 
-fn compare(variables: &[(&str, &str)], known: Known) -> bool {
+fn compare(variables: &[(&str, &str)], known: Known<'_>) -> bool {
     let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
     let names = names.join("\n");
     let variables: Vec<_> = [variables, &[(ALL_BUT, &names)]].concat();
@@ -246,7 +246,7 @@ fn compare(variables: &[(&str, &str)], known: Known) -> bool {
 /// Runs those that are known to differ, each alone. False, after it has said so, if one
 /// does not: then it is not to be in that list.
 #[must_use]
-pub fn still_differ(variables: &[(&str, &str)], known: Known) -> bool {
+pub fn still_differ(variables: &[(&str, &str)], known: Known<'_>) -> bool {
     if env::var_os(RUN).is_some() {
         return true;
     }

@@ -1,17 +1,14 @@
-//! Panics: hooks, what is seen while one unwinds, and several at once.
+//! Panics: what is seen while one unwinds, and several at once.
 
-use std::any::Any;
-use std::panic::{self, catch_unwind, panic_any, resume_unwind};
+use std::panic::{catch_unwind, panic_any, resume_unwind};
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread;
 
 use crate::shared::{OnDrop, event, text};
 use crate::twice::Section;
 
 pub const SECTIONS: &[Section] = &[
-    ("panic: a hook sees the thread and the place", hook),
-    ("panic: a hook that waits", hook_that_waits),
     ("panic: of a detached thread", detached),
     ("panic: what was thrown is dropped", payload),
     ("panic: seen while it unwinds", panicking),
@@ -25,67 +22,8 @@ pub const SECTIONS: &[Section] = &[
     ("backtraces", backtraces),
 ];
 
-/// Runs `f` with this hook.
-fn with_hook(hook: impl Fn(&panic::PanicHookInfo<'_>) + Send + Sync + 'static, f: impl FnOnce()) {
-    let before = panic::take_hook();
-    panic::set_hook(Box::new(hook));
-    f();
-    panic::set_hook(before);
-}
-
-/// As `text`, of what may not be sent.
-fn words(payload: &dyn Any) -> String {
-    let constant = payload
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned());
-    constant
-        .or_else(|| payload.downcast_ref().cloned())
-        .unwrap()
-}
-
 fn named(name: &str) -> thread::Builder {
     thread::Builder::new().name(name.to_owned())
-}
-
-fn hook() {
-    let saying = |info: &panic::PanicHookInfo<'_>| {
-        let place = info.location().unwrap();
-        let is_here = place.file().ends_with("panics.rs");
-        let thread = thread::current();
-        let (name, panicking) = (thread.name(), thread::panicking());
-        let said = match info.payload().downcast_ref::<i32>() {
-            Some(number) => number.to_string(),
-            None => words(info.payload()),
-        };
-        println!("{name:?} says {said:?}, here: {is_here}, panicking: {panicking}");
-    };
-    with_hook(saying, || {
-        let thread = named("thrower").spawn(|| panic!("a constant")).unwrap();
-        println!("{}", thread.join().is_err());
-        let thread = thread::spawn(|| panic!("number {}", 3));
-        println!("{}", thread.join().is_err());
-        let thread = named("of any kind").spawn(|| panic_any(5)).unwrap();
-        println!("{}", thread.join().is_err());
-        println!("{}", catch_unwind(|| panic!("in main")).is_err());
-        let thread = thread::spawn(|| resume_unwind(Box::new("without the hook")));
-        println!("{}", thread.join().is_err());
-    });
-}
-
-fn hook_that_waits() {
-    let count = Arc::new(Mutex::new(0));
-    let counter = Arc::clone(&count);
-    let waiting = move |_: &panic::PanicHookInfo<'_>| {
-        let mut counter = counter.lock().unwrap();
-        thread::yield_now();
-        *counter += 1;
-    };
-    with_hook(waiting, || {
-        let threads = [(); 10].map(|()| thread::spawn(|| panic!("with a hook that waits")));
-        let ended = threads.map(|thread| thread.join().is_err());
-        println!("{ended:?}");
-    });
-    println!("{}", count.lock().unwrap());
 }
 
 /// Main waits for something else meanwhile.
