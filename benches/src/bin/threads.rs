@@ -3,7 +3,8 @@
 //!
 //! ```text
 //! cargo run --release -p greenlet-benches --bin threads            # all of it
-//! cargo run --release -p greenlet-benches --bin threads spawn      # one of
+//! cargo run --release -p greenlet-benches --bin threads switch     # one of
+//! cargo run --release -p greenlet-benches --bin threads spawn      #
 //! cargo run --release -p greenlet-benches --bin threads echo       #   these
 //! cargo run --release -p greenlet-benches --bin threads hold [CONNECTIONS]
 //! cargo run --release -p greenlet-benches --bin threads hubs
@@ -11,6 +12,7 @@
 //!
 //! | | what |
 //! |---|---|
+//! | `switch` | a yield of 2, 10 and 1,000 isolated greenlets, beside that of light ones |
 //! | `spawn` | one thread spawned and joined after the other, and 1,000 at a time |
 //! | `echo` | processor time for a request of 64 bytes, at 64 and 1,000 connections, with a thread for each |
 //! | `hold` | 10,000 connections, and one OS thread |
@@ -41,11 +43,13 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match *arguments.as_slice() {
         [] => {
+            switch();
             spawn();
             echo();
             hold(10_000);
             hubs();
         }
+        ["switch"] => switch(),
         ["spawn"] => spawn(),
         ["echo"] => echo(),
         ["hold"] => hold(10_000),
@@ -61,11 +65,53 @@ fn main() -> ExitCode {
             );
         }
         _ => {
-            eprintln!("usage: threads [spawn | echo | hold [CONNECTIONS] | hubs]");
+            eprintln!("usage: threads [switch | spawn | echo | hold [CONNECTIONS] | hubs]");
             return ExitCode::FAILURE;
         }
     }
     ExitCode::SUCCESS
+}
+
+/// One turn.
+fn switch() {
+    greenlet::diagnostics::watchdog(None);
+    for count in [2, 10, 1000] {
+        let turns = 2_000_000 / count;
+        let take_turns = move || {
+            for _ in 0..turns {
+                greenlet::yield_now();
+            }
+        };
+        // Processor time of one turn, in nanoseconds.
+        let clock = CpuClock::of_process();
+        let each = |run: &dyn Fn()| {
+            let before = clock.now();
+            run();
+            (clock.now() - before).as_nanos() as f64 / (turns * count) as f64
+        };
+        let (mut light, mut isolated) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            light.push(each(&|| {
+                let all: Vec<_> = (0..count).map(|_| greenlet::spawn(take_turns)).collect();
+                for ended in greenlet::joinall(all) {
+                    ended.expect("it only yields");
+                }
+            }));
+            isolated.push(each(&|| {
+                let all = (0..count).map(|_| greenlet::spawn_isolated(take_turns));
+                for one in all.collect::<Vec<_>>() {
+                    one.join().expect("it only yields");
+                }
+            }));
+        }
+        let more: Vec<f64> = isolated.iter().zip(&light).map(|(i, l)| i - l).collect();
+        println!(
+            "a yield of {count}: light {:.1} ns, isolated {:.1} ns: {:.1} more",
+            median(&light),
+            median(&isolated),
+            median(&more)
+        );
+    }
 }
 
 /// Spawned and joined.
