@@ -66,12 +66,12 @@ fn commands() {
     let threads: Vec<_> = (0..6)
         .map(|number| {
             thread::spawn(move || {
+                count_threads();
                 let script = format!("echo out {number}; echo err {number} >&2; exit {number}");
                 Command::new("sh").args(["-c", &script]).output().unwrap()
             })
         })
         .collect();
-    count_threads();
     for thread in threads {
         let output = thread.join().unwrap();
         let said = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
@@ -159,6 +159,7 @@ fn echo() {
             let barrier = Arc::clone(&barrier);
             thread::spawn(move || {
                 let mut stream = TcpStream::connect(address).unwrap();
+                count_threads();
                 barrier.wait();
                 let mut sum = 0;
                 for round in 0..10 {
@@ -172,7 +173,6 @@ fn echo() {
             })
         })
         .collect();
-    count_threads();
     let sums: Vec<_> = clients.into_iter().map(|t| t.join().unwrap()).collect();
     println!("{sums:?}");
     println!("served: {}", server.join().unwrap());

@@ -28,6 +28,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static long total;
 
 static void *adds(void *mutex) {
+    count_threads();
     for (int i = 0; i < 1000; i++) {
         long seen;
         must(pthread_mutex_lock(mutex));
@@ -47,7 +48,6 @@ static void one_at_a_time(void) {
         pthread_t threads[8];
         total = 0;
         for (int i = 0; i < 8; i++) threads[i] = start(adds, &mutex);
-        count_threads();
         for (int i = 0; i < 8; i++) must(ended(threads[i]) != NULL);
         say("type %d: %ld, destroy: %s\n", type, total, word(pthread_mutex_destroy(&mutex)));
     }
@@ -154,6 +154,7 @@ static void *produces(void *from) {
 }
 
 static void *consumes(void *argument) {
+    count_threads();
     for (int i = 0; i < 500; i++) {
         must(pthread_mutex_lock(&lock));
         while (in_buffer == 0) must(pthread_cond_wait(&not_empty, &lock));
@@ -171,7 +172,6 @@ static void buffer(void) {
         threads[2 * i] = start(produces, number(1000 * i));
         threads[2 * i + 1] = start(consumes, NULL);
     }
-    count_threads();
     for (int i = 0; i < 8; i++) must(ended(threads[i]) != NULL);
     say("taken %ld, left %ld\n", taken, in_buffer);
 }

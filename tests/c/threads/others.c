@@ -53,6 +53,7 @@ static sem_t seats;
 static int sitting, most;
 
 static void *sits(void *argument) {
+    count_threads();
     for (int i = 0; i < 50; i++) {
         int now;
         must(sem_wait(&seats));
@@ -71,7 +72,6 @@ static void seats_for_three(void) {
     must(sem_init(&seats, 0, 3));
     most = 0;
     for (int i = 0; i < 10; i++) threads[i] = start(sits, NULL);
-    count_threads();
     for (int i = 0; i < 10; i++) must(ended(threads[i]) != NULL);
     must(sem_getvalue(&seats, &value));
     say("too many: %d, value %d\n", most, value);
@@ -229,6 +229,7 @@ static int arrived;
 
 static void *meets(void *argument) {
     long serial = 0;
+    count_threads();
     for (int i = 1; i <= 20; i++) {
         __atomic_add_fetch(&arrived, 1, __ATOMIC_SEQ_CST);
         int answer = pthread_barrier_wait(&barrier);
@@ -247,7 +248,6 @@ static void barriers(void) {
     say("of nobody: %s\n", word(pthread_barrier_init(&barrier, NULL, 0)));
     must(pthread_barrier_init(&barrier, NULL, 8));
     for (int i = 0; i < 8; i++) threads[i] = start(meets, NULL);
-    count_threads();
     for (int i = 0; i < 8; i++) serial += (intptr_t)ended(threads[i]);
     say("serial %ld, arrived %d\n", serial, arrived);
     say("destroy: %s\n", word(pthread_barrier_destroy(&barrier)));
@@ -336,6 +336,7 @@ static int in_use[5], meals[5];
 static void *dines(void *seat) {
     int left = (int)(intptr_t)seat, right = (left + 1) % 5;
     int lower = left < right ? left : right, upper = left + right - lower;
+    count_threads();
     for (int meal = 0; meal < 200; meal++) {
         must(pthread_mutex_lock(&forks[lower]));
         sched_yield();
@@ -355,7 +356,6 @@ static void philosophers(void) {
     pthread_t threads[5];
     memset(meals, 0, sizeof meals);
     for (int i = 0; i < 5; i++) threads[i] = start(dines, number(i));
-    count_threads();
     for (int i = 0; i < 5; i++) must(ended(threads[i]) != NULL);
     for (int i = 0; i < 5; i++) say("%d ", meals[i]);
     say("\n");
