@@ -130,7 +130,9 @@ impl Builder {
                 hub::rethrow(payload);
             }
         };
-        let end = hub.spawn_isolated(seat, options, body, |task| {
+        #[cfg(not(target_feature = "crt-static"))]
+        let record = Arc::clone(&thread);
+        let spawned = hub.spawn_isolated(seat, options, body, |task| {
             Arc::new(End {
                 gate: Gate::new(),
                 hub: hub.shared(),
@@ -140,7 +142,12 @@ impl Builder {
                 #[cfg(not(target_feature = "crt-static"))]
                 thread,
             })
-        })?;
+        });
+        #[cfg(not(target_feature = "crt-static"))]
+        if spawned.is_err() {
+            record.never_begins();
+        }
+        let end = spawned?;
         Ok(IsolatedHandle { end, result })
     }
 }

@@ -8,9 +8,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::os::unix::thread::JoinHandleExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier, Mutex, mpsc};
+use std::sync::{Arc, Barrier, Condvar, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -518,5 +519,44 @@ fn who_holds_up_the_os_thread_is_named() {
     if let Some(finished) = finished {
         finished.succeeded();
         finished.said("'computes'");
+    }
+}
+
+#[test]
+fn a_condition_that_is_a_thread_local_is_waited_for_by_one_at_a_time() {
+    type Latch = (Mutex<bool>, Condvar);
+    thread_local!(static LATCH: Latch = const { (Mutex::new(false), Condvar::new()) });
+    let _watchdog = watchdog();
+    patch_all().unwrap();
+    // As rayon does for who asks its pool.
+    fn ask(n: u32) -> bool {
+        let done = Arc::new(AtomicUsize::new(0));
+        LATCH.with(|latch| {
+            let address = ptr::from_ref(latch) as usize;
+            let helper = os_thread({
+                let done = Arc::clone(&done);
+                move || {
+                    thread::sleep(n * MS / 10);
+                    // SAFETY: the thread whose it is waits for this.
+                    let (lock, condition) = unsafe { &*(address as *const Latch) };
+                    let mut told = lock.lock().unwrap();
+                    done.store(1, Ordering::Relaxed);
+                    *told = true;
+                    condition.notify_all();
+                }
+            });
+            let (lock, condition) = latch;
+            let guard = lock.lock().unwrap();
+            *condition.wait_while(guard, |told| !*told).unwrap() = false;
+            let in_time = done.load(Ordering::Relaxed) == 1;
+            helper.join().unwrap();
+            in_time
+        })
+    }
+    let asks: Vec<_> = (0..10)
+        .map(|n| greenlet::spawn(move || (0..10).all(|round| ask((n * 7 + round) % 5))))
+        .collect();
+    for greenlet in asks {
+        assert!(greenlet.join().unwrap());
     }
 }

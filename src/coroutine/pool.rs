@@ -63,7 +63,7 @@ impl Fibers {
     }
 
     /// Whether a stack of this size could be promised.
-    pub(crate) fn has_room(&self, size: StackSize) -> bool {
+    fn has_room(&self, size: StackSize) -> bool {
         self.with_pool(size, |pool| {
             let promised = pool.reserve().is_ok();
             if promised {
@@ -71,6 +71,18 @@ impl Fibers {
             }
             promised
         })
+    }
+
+    /// A size that a stack could be promised of: this one, or a larger one that has been
+    /// given back.
+    pub(crate) fn size_with_room(&self, size: StackSize) -> Option<StackSize> {
+        if self.has_room(size) {
+            return Some(size);
+        }
+        let others = self.others.borrow();
+        let all = std::iter::once(&self.default).chain(&*others);
+        let large = all.filter(|pool| pool.size >= size && pool.spare.get() > 0);
+        large.map(|pool| pool.size).min()
     }
 
     /// Redeems a promise.
@@ -103,6 +115,10 @@ impl Fibers {
             return f(&self.default);
         }
         let class = size.class();
+        // It is known by its size to whom a fiber is given back.
+        if class == StackSize::DEFAULT {
+            return f(&self.default);
+        }
         let mut others = self.others.borrow_mut();
         let at = match others.iter().position(|pool| pool.size == class) {
             Some(at) => at,
@@ -403,6 +419,15 @@ mod tests {
         tops.dedup();
         assert_eq!(tops.len(), 200);
         taken.into_iter().for_each(|fiber| fibers.give(fiber));
+    }
+
+    #[test]
+    fn who_asks_for_a_little_less_than_the_default_gets_that_and_gives_it_back() {
+        let fibers = Fibers::new(job);
+        let first = run_one(&fibers, StackSize::new(250_000).unwrap());
+        assert_eq!(run_one(&fibers, StackSize::new(260_000).unwrap()), first);
+        assert_eq!(run_one(&fibers, StackSize::DEFAULT), first);
+        assert_eq!(fibers.default.built.get(), 1);
     }
 
     #[test]

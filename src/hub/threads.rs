@@ -86,9 +86,9 @@ impl Hub {
             .map(drop)
     }
 
-    /// Whether a greenlet with such a stack could be made now.
-    pub(crate) fn has_stack(&self, size: StackSize) -> bool {
-        self.fibers.has_room(size)
+    /// The size of a stack that a greenlet could be made with now, this one or larger.
+    pub(crate) fn stack_for(&self, size: StackSize) -> Option<StackSize> {
+        self.fibers.size_with_room(size)
     }
 
     /// Names the current greenlet.

@@ -4,9 +4,10 @@
 //! ```text
 //!   FUTEX_WAIT…   who waits                                     how
 //!     WAIT_BITSET   a greenlet, for a lock                      parks in hub::address
-//!     WAIT_BITSET   a greenlet, in std's `thread::park`         ┐ blocks the thread,
-//!     WAIT          a greenlet                                  ┘ queued in hub::address
-//!     either        a thread without greenlets                  as those
+//!     WAIT_BITSET   a greenlet, in std's `thread::park`, or     ┐ the same, if it is alone
+//!                   for a lock that is a thread-local           │ on its thread-locals;
+//!     WAIT          a greenlet                                  ┘ else see below
+//!     either        a thread without greenlets                  blocks, queued in hub::address
 //!   FUTEX_WAKE…   wakes from that queue, and asks the kernel only if somebody has
 //!                 been waiting there since before the locks were patched
 //! ```
@@ -16,10 +17,10 @@
 //! in a thread-local. A second greenlet that waits while the first one does would
 //! break both: the one goes round for ever, the other corrupts its queues. std's
 //! channels (`mpsc`), `thread::scope` and crossbeam-channel stand on `thread::park`.
-//! So such a wait does not switch: it blocks the thread while another thread can end
-//! it, and if there is none, the process ends with a report that tells what to use
-//! instead. (That other thread may itself wait for a greenlet of this one, and hardly
-//! anybody can know that; see `park_thread` for what can be known.)
+//! So those who share its thread-locals stand still in such a wait, while another thread
+//! or an isolated greenlet can end it; and if there is none, the process ends with a report
+//! that tells what to use instead. (That other one may itself wait for one who stands
+//! still, and hardly anybody can know that; see `park_thread` for what can be known.)
 //!
 //! rayon has a lock and a condition of std's in a thread-local, for each who asks its pool
 //! for something: such a wait is one of the thread's, too.

@@ -87,6 +87,8 @@ pub(super) struct Beginner {
     thread: Arc<Thread>,
     call: Call,
     stack: StackSize,
+    /// How often there was no stack for it.
+    pub(super) in_vain: u32,
 }
 
 fn create(hub: &Hub, attributes: &Attributes, call: Call) -> Result<pthread_t, c_int> {
@@ -99,6 +101,7 @@ fn create(hub: &Hub, attributes: &Attributes, call: Call) -> Result<pthread_t, c
         thread,
         call,
         stack,
+        in_vain: 0,
     };
     match hubs::next() {
         Some(elsewhere) => elsewhere.send(beginner),
@@ -112,6 +115,10 @@ impl Beginner {
         self.stack
     }
 
+    pub(super) fn with_stack(self, stack: StackSize) -> Beginner {
+        Beginner { stack, ..self }
+    }
+
     /// Makes a greenlet of this hub of it.
     pub(super) fn begin_on(self, hub: &Hub) -> Result<(), SpawnError> {
         let Beginner {
@@ -119,16 +126,21 @@ impl Beginner {
             thread,
             call,
             stack,
+            in_vain: _,
         } = self;
         thread.belongs_to(hub);
         let mut options = SpawnOptions::new();
         options.stack_size = Some(stack);
-        let told = Arc::clone(&thread);
-        hub.spawn_thread(seat, options, told, move || {
-            thread.begin();
+        let (told, me) = (Arc::clone(&thread), Arc::clone(&thread));
+        let spawned = hub.spawn_thread(seat, options, told, move || {
+            me.begin();
             if let Some(value) = call.make() {
-                thread.set_value(value);
+                me.set_value(value);
             }
-        })
+        });
+        if spawned.is_err() {
+            thread.never_begins();
+        }
+        spawned
     }
 }

@@ -17,12 +17,12 @@ use std::thread::Builder;
 use std::time::Duration;
 
 use super::create::Beginner;
-use crate::hub::address::{self, Sleep};
+use crate::hub::address::{self, Sleep, Slept};
 use crate::hub::{Hub, Kind, Reason};
 use crate::sys::fork::PerProcess;
 use crate::sys::list::List;
 use crate::sys::pass::PassThrough;
-use crate::sys::{clock, os_thread};
+use crate::sys::{clock, os, os_thread};
 
 /// An OS thread that runs what it is sent.
 pub(super) struct Elsewhere {
@@ -96,19 +96,40 @@ impl Elsewhere {
     fn run(&self) {
         let hub = Hub::get();
         hub.make_threads();
+        // Those whom there is no stack for here. Whoever has made one has been told that
+        // it begins, so it does when there is one, here or elsewhere; others do not wait
+        // for that.
+        let mut late = Vec::new();
         loop {
             self.news.store(0, Ordering::SeqCst);
+            late.retain_mut(|beginner| !begin(beginner, hub));
             while let Some(beginner) = self.take() {
-                beginner.begin_in_time(hub);
+                let mut beginner = Some(beginner);
+                if !begin(&mut beginner, hub) {
+                    late.push(beginner);
+                }
             }
             let sleep = Sleep {
                 reason: Reason::new("waiting for threads to run"),
                 kind: Kind::External,
-                deadline: None,
+                deadline: (!late.is_empty()).then(|| clock::deadline_after(PAUSE)),
                 may_go_first: true,
             };
             let still = || self.news.load(Ordering::SeqCst) == 0;
-            address::wait(hub, self.address(), address::ANY, still, sleep);
+            let slept = address::wait(hub, self.address(), address::ANY, still, sleep);
+            if matches!(slept, Slept::TimedOut) {
+                late.retain_mut(|beginner| !begin(beginner, hub));
+                for mut beginner in late.drain(..).flatten() {
+                    beginner.in_vain += 1;
+                    if beginner.in_vain == PATIENCE {
+                        os::write_stderr(
+                            b"greenlet: a thread cannot begin, for there is no address space left \
+                              for its stack; it does when another one has ended\n",
+                        );
+                    }
+                    next().unwrap_or(self).send(beginner);
+                }
+            }
         }
     }
 
@@ -118,18 +139,20 @@ impl Elsewhere {
     }
 }
 
+/// So many pauses, and it is said that a thread waits: some seconds.
+const PATIENCE: u32 = 500;
 /// How long to wait for others to give their stacks back.
 const PAUSE: Duration = Duration::from_millis(5);
 
-impl Beginner {
-    /// Begins; where there is no stack for it, when there is one. Whoever has made it has
-    /// been told that it begins.
-    fn begin_in_time(self, hub: &Hub) {
-        while !hub.has_stack(self.stack_size()) {
-            let reason = Reason::new("waiting for a stack");
-            hub.sleep_regardless(clock::deadline_after(PAUSE), reason);
-        }
-        // What has been reserved is there.
-        let _ = self.begin_on(hub);
+/// Whether it has begun, for which there has to be a stack.
+fn begin(beginner: &mut Option<Beginner>, hub: &Hub) -> bool {
+    let size = beginner.as_ref().map(Beginner::stack_size);
+    let Some(stack) = size.and_then(|size| hub.stack_for(size)) else {
+        return false;
+    };
+    if let Some(beginner) = beginner.take() {
+        // What has been found is there.
+        let _ = beginner.with_stack(stack).begin_on(hub);
     }
+    true
 }

@@ -211,11 +211,16 @@ impl Thread {
         true
     }
 
+    /// There was no memory to begin it: nobody has ever known of it, or will.
+    pub(crate) fn never_begins(&self) {
+        self.give_back();
+    }
+
     /// Gives back the reference that RECORD has.
     fn give_back(&self) {
         let _pass = PassThrough::enter();
-        // SAFETY: it was counted by `new`, and is given back once: by whoever sets the
-        // second of the two flags.
+        // SAFETY: it was counted by `make`, and is given back once: by whoever sets the
+        // second of the two flags, or without them if it never begins.
         drop(unsafe { Arc::from_raw(self) });
     }
 }

@@ -1,8 +1,8 @@
 //! rayon computes on OS threads, where it is started by `os_thread`: whoever waits for it
 //! parks. Its threads can be greenlets too, which take turns.
 //!
-//! Not for several light greenlets of one thread at once: rayon has one latch per
-//! thread for those outside of the pool that wait for it.
+//! rayon has one latch per thread for those outside of the pool that wait for it: light
+//! greenlets of one thread wait one after the other.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -17,6 +17,7 @@ fn main() {
     run(&[
         ("it_computes_beside_us", beside_us),
         ("a_hundred_wait_for_one_pool", a_hundred),
+        ("light_greenlets_wait_one_after_the_other", light_ones),
         ("its_threads_can_be_greenlets", greenlets),
     ]);
 }
@@ -88,6 +89,24 @@ fn a_hundred() {
         });
     });
     assert_eq!(most, 100);
+}
+
+fn light_ones() {
+    let pool = pool_of_os_threads();
+    let pool = &pool;
+    greenlet::scope(|scope| {
+        for n in 0..20 {
+            scope.spawn(move || {
+                for round in 0..100 {
+                    let answer = pool.install(|| {
+                        thread::sleep(Duration::from_micros(50 * (n % 3)));
+                        n * 100 + round
+                    });
+                    assert_eq!(answer, n * 100 + round);
+                }
+            });
+        }
+    });
 }
 
 fn greenlets() {
