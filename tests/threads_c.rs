@@ -13,12 +13,14 @@ use std::process::Command;
 use twice::{Found, Known};
 
 /// The files, each of which has a list of sections by its own name.
-const FILES: [&str; 7] = [
+const FILES: [&str; 9] = [
     "life",
     "ends",
     "own",
     "mutexes",
-    "others",
+    "conditions",
+    "shares",
+    "meetings",
     "around",
     "processes",
 ];

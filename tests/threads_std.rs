@@ -18,6 +18,7 @@ mod threads_std {
     pub mod panics;
     pub mod park;
     pub mod scope;
+    pub mod sockets;
     pub mod spawn;
     pub mod stacks;
     pub mod world;
@@ -42,6 +43,7 @@ const GROUPS: &[&[Section]] = &[
     hooks::SECTIONS,
     stacks::SECTIONS,
     world::SECTIONS,
+    sockets::SECTIONS,
     ends::SECTIONS,
 ];
 

@@ -71,6 +71,10 @@ pub fn run(
     ends: &[Section],
     known: Known<'_>,
 ) -> bool {
+    if !cfg!(target_arch = "x86_64") {
+        println!("threads are no greenlets here: nothing is compared");
+        return true;
+    }
     let Ok(run) = env::var(RUN) else {
         return compare(variables, known);
     };
@@ -138,8 +142,8 @@ fn threads() -> usize {
         .count()
 }
 
-/// Counts the threads that the kernel knows of, at a moment when there are several that
-/// this program has made, and no others.
+/// Counts the threads that the kernel knows of. To be called in one that this program has
+/// made, or while one is certainly there.
 pub fn count_threads() {
     MOST.fetch_max(threads(), SeqCst);
 }
@@ -247,7 +251,7 @@ fn compare(variables: &[(&str, &str)], known: Known<'_>) -> bool {
 /// does not: then it is not to be in that list.
 #[must_use]
 pub fn still_differ(variables: &[(&str, &str)], known: Known<'_>) -> bool {
-    if env::var_os(RUN).is_some() {
+    if !cfg!(target_arch = "x86_64") || env::var_os(RUN).is_some() {
         return true;
     }
     let mut all = true;

@@ -24,6 +24,7 @@ fn one_at_a_time() {
         .map(|number| {
             let total = Arc::clone(&total);
             thread::spawn(move || {
+                count_threads();
                 for _ in 0..1000 {
                     let mut total = total.lock().unwrap();
                     let seen = *total;
@@ -35,7 +36,6 @@ fn one_at_a_time() {
             })
         })
         .collect();
-    count_threads();
     threads
         .into_iter()
         .for_each(|thread| thread.join().unwrap());

@@ -29,6 +29,7 @@ fn leader() {
         .map(|_| {
             let (barrier, leaders) = (Arc::clone(&barrier), Arc::clone(&leaders));
             thread::spawn(move || {
+                count_threads();
                 for leaders in leaders.iter() {
                     if barrier.wait().is_leader() {
                         leaders.fetch_add(1, SeqCst);
@@ -37,7 +38,6 @@ fn leader() {
             })
         })
         .collect();
-    count_threads();
     threads
         .into_iter()
         .for_each(|thread| thread.join().unwrap());

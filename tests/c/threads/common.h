@@ -101,4 +101,14 @@ static inline int is_over(clockid_t clock, struct timespec time) {
            (now.tv_sec == time.tv_sec && now.tv_nsec >= time.tv_nsec);
 }
 
+static inline pthread_mutex_t mutex_of(int type) {
+    pthread_mutex_t mutex;
+    pthread_mutexattr_t attributes;
+    must(pthread_mutexattr_init(&attributes));
+    must(pthread_mutexattr_settype(&attributes, type));
+    must(pthread_mutex_init(&mutex, &attributes));
+    must(pthread_mutexattr_destroy(&attributes));
+    return mutex;
+}
+
 #endif
