@@ -37,10 +37,6 @@ const COMPILATIONS: [(&str, &[&str]); 3] = [
 /// What differs.
 const KNOWN: Known<'_> = &[
     (
-        "asked of the scheduler",
-        "libc asks the kernel for the number of a thread that it does not know",
-    ),
-    (
         "a stack of the program's own",
         "a greenlet's stack is always one of ours",
     ),

@@ -48,28 +48,12 @@ const GROUPS: &[&[Section]] = &[
 ];
 
 /// What differs.
-const KNOWN: Known<'_> = &[(
-    "panic hook: that another thread answers",
-    "what waits in a panic hook blocks the OS thread",
-)];
-
-/// What differs beside that where std's count of panics is not found.
-const WITHOUT_COUNT: Known<'_> = &[
-    ("panic: seen while it unwinds", COUNT),
-    ("panic: waits while it unwinds", COUNT),
-    ("panic: several at once, each waiting", COUNT),
-];
-const COUNT: &str = "what waits in a panic blocks the OS thread";
+const KNOWN: Known<'_> = &[];
 
 fn main() {
     let sections = || GROUPS.iter().copied().flatten().map(Into::into).collect();
-    let count_is_off = std::env::var_os("GREENLET_PANIC_COUNT").is_some_and(|v| v == "off");
-    let known = match count_is_off {
-        true => [KNOWN, WITHOUT_COUNT].concat(),
-        false => KNOWN.to_vec(),
-    };
-    let same = twice::run(&[], sections, ends::ENDS, &known);
-    assert!(same && twice::still_differ(&[], &known));
+    let same = twice::run(&[], sections, ends::ENDS, KNOWN);
+    assert!(same && twice::still_differ(&[], KNOWN));
 }
 
 /// What the sections share.

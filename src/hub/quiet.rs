@@ -72,14 +72,16 @@ impl Hub {
         if self.closing || task.passing.get() != 0 || !runs || pass::is_locked() {
             return false;
         }
-        if std::thread::panicking() && PanicCount::in_hook() {
+        let (Ok(tasks), Ok(timers)) = (self.tasks.try_borrow(), self.timers.try_borrow()) else {
+            return false;
+        };
+        // std marks the thread in a panic hook; who is alone on its thread-locals has that
+        // mark to itself.
+        if std::thread::panicking() && !self.is_alone(task) && PanicCount::in_hook() {
             return false;
         }
-        match (self.tasks.try_borrow(), self.timers.try_borrow()) {
-            // A timer may be that of a `timeout`, which is to end the call.
-            (Ok(tasks), Ok(timers)) => tasks.len() > 1 || timers.len() > 0 || self.is_interrupted(),
-            _ => false,
-        }
+        // A timer may be that of a `timeout`, which is to end the call.
+        tasks.len() > 1 || timers.len() > 0 || self.is_interrupted()
     }
 
     /// Whether the current greenlet is to end, or to leave a `timeout`.

@@ -61,6 +61,8 @@ static TABLES: &[&[Row]] = &[
     super::threads::JOIN,
     #[cfg(not(target_feature = "crt-static"))]
     super::threads::ABOUT,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::threads::SCHEDULING,
 ];
 
 fn rows() -> impl Iterator<Item = &'static Row> {

@@ -18,6 +18,7 @@
 //! | `join` | `pthread_join` and its kin, `pthread_detach` |
 //! | `exit` | `pthread_exit`, and the frame that it unwinds to |
 //! | `about` | its attributes and its name; signals that are sent to it |
+//! | `scheduling` | what the kernel's scheduler knows of it |
 //! | `hubs` | further OS threads that run such threads |
 //!
 //! A function that is given the `pthread_t` of an OS thread is libc's.
@@ -28,6 +29,7 @@ mod exit;
 mod hubs;
 mod join;
 mod record;
+mod scheduling;
 
 pub(super) use self::about::ROWS as ABOUT;
 pub(super) use self::create::ROWS as CREATE;
@@ -35,6 +37,7 @@ pub(super) use self::hubs::start as start_hubs;
 pub(super) use self::join::ROWS as JOIN;
 pub(super) use self::join::join;
 pub(crate) use self::record::Thread;
+pub(super) use self::scheduling::ROWS as SCHEDULING;
 
 /// Calls libc's function of this name and type, which returns an error number.
 ///
