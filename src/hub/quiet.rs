@@ -75,15 +75,13 @@ impl Hub {
         if std::thread::panicking() && PanicCount::in_hook() {
             return false;
         }
-        if self.is_interrupted() {
-            return true;
-        }
+        // Whoever runs next would find borrowed what is borrowed here, interrupted or not.
+        let (Ok(tasks), Ok(timers)) = (self.tasks.try_borrow_mut(), self.timers.try_borrow_mut())
+        else {
+            return false;
+        };
         // A timer may be that of a `timeout`, which is to end the call.
-        let others = |tasks: usize, timers: usize| tasks > 1 || timers > 0;
-        match (self.tasks.try_borrow(), self.timers.try_borrow()) {
-            (Ok(tasks), Ok(timers)) => others(tasks.len(), timers.len()),
-            _ => false,
-        }
+        self.is_interrupted() || tasks.len() > 1 || timers.len() > 0
     }
 
     /// Whether the current greenlet is to end, or to leave a `timeout`.
