@@ -48,6 +48,7 @@ use super::list::{Linked, Links, List};
 use super::quiet::Midway;
 use super::wait::{Kind, Reason, Waiter, Woken};
 use crate::sys::os::{self, Errno};
+use crate::sys::pass::PassThrough;
 
 /// How a wait has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,6 +225,9 @@ pub(crate) fn block(
 /// woken, who might be the one that this thread waits for. So whoever has been woken
 /// before, and has not gone on yet, has all the others woken now; and whoever wakes such
 /// a greenlet later on wakes another one with it: see `Crowd::claim`.
+///
+/// That goes for whatever else the thread waits for of another one, which may itself wait
+/// for such a lock: an allocator's, under the lock of a [`Monitor`](super::Monitor).
 pub(crate) fn blocking<R>(f: impl FnOnce() -> R) -> R {
     let Some(hub) = Hub::try_current() else {
         return f();
@@ -235,6 +239,8 @@ pub(crate) fn blocking<R>(f: impl FnOnce() -> R) -> R {
     if woken != shared.went_on.load(Ordering::Relaxed)
         && woken != shared.relieved.swap(woken, Ordering::Relaxed)
     {
+        // Who blocks is in the middle of something, and lets nobody go first.
+        let _pass = PassThrough::enter();
         wake_everybody();
     }
     let answer = f();

@@ -40,7 +40,7 @@ use super::{HUB, Hub, cell, end, unwind};
 use crate::coroutine::tls::{self, Base, TlsBlock};
 use crate::error::{IsolationError, SpawnError};
 use crate::sys::mark::{self, Mark};
-use crate::sys::pass::PassThrough;
+use crate::sys::pass::{self, PassThrough};
 
 /// One isolated greenlet's thread-local storage, and who belongs to it.
 pub(crate) struct Domain {
@@ -361,8 +361,9 @@ where
     let handle = cell::create(hub, spec, body);
     let task = handle.task().ptr();
     task.interrupt(task::KILL);
+    // Who spawns may hold guards, and the destructors are the user's.
     // SAFETY: it runs once, and does not get as far as to need a stack.
-    unsafe { (task.vtable.run)(task) };
+    pass::without_guards(|| unsafe { (task.vtable.run)(task) });
     // The hub's reference; the handle has another.
     task::release(task);
     handle
