@@ -9,6 +9,7 @@ use crate::error::{Deadlock, IsolationError, JoinError, SpawnError};
 use crate::hub::{self, AtEnd, Gate, Hub, HubShared, Reason, Task, Wait};
 use crate::monkey;
 use crate::sys::clock;
+use crate::sys::pass::PassThrough;
 use crate::task::{self, Builder, GreenletId, Source, Waitable};
 
 /// Spawns a greenlet that has thread-local storage of its own: for all code that runs
@@ -121,6 +122,8 @@ impl Builder {
                 hub::rethrow(payload);
             }
         };
+        // It does not end before there is somebody to be told, though memory is asked for.
+        let _pass = PassThrough::enter();
         let handle = hub.spawn_isolated(options, body)?;
         let task = handle.task();
         let end = Arc::new(End {

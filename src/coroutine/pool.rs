@@ -21,6 +21,7 @@ use super::fiber::{Fiber, Suspender};
 use super::size::StackSize;
 use crate::error::StackError;
 use crate::sys::os;
+use crate::sys::pass::PassThrough;
 
 /// So much at the top of an idle stack keeps its memory for the next job.
 const KEPT_BYTES: usize = 16 << 10;
@@ -90,6 +91,7 @@ impl Fibers {
         if size == StackSize::DEFAULT {
             return f(&self.default);
         }
+        let _pass = PassThrough::enter();
         let class = size.class();
         let mut others = self.others.borrow_mut();
         let at = match others.iter().position(|pool| pool.size == class) {
@@ -156,6 +158,7 @@ impl Pool {
     #[cold]
     #[inline(never)]
     fn guard_more(&self) -> Result<(), StackError> {
+        let _pass = PassThrough::enter();
         let mut arenas = self.arenas.borrow_mut();
         let mut last = 0;
         if let Some(arena) = arenas.last_mut() {

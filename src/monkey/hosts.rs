@@ -521,11 +521,13 @@ fn keep(host: &Host) -> *mut hostent {
     // Where the thread's own are gone already, this one stays for ever.
     let stored = KEPT_ENTRIES.try_with(|entries| {
         let (next, entries) = &mut *entries.borrow_mut();
-        entries[*next] = kept.take();
+        mem::swap(&mut entries[*next], &mut kept);
         *next = (*next + 1) % KEPT;
     });
-    if stored.is_err() {
-        mem::forget(kept);
+    match stored {
+        // The one before, when nothing is borrowed any more.
+        Ok(()) => drop(kept),
+        Err(_) => mem::forget(kept),
     }
     found
 }
