@@ -35,6 +35,9 @@ use greenlet::net::TcpStream;
 use greenlet::server::StreamServer;
 use greenlet::{Pool, offload, signal};
 
+#[path = "support/server_and_client.rs"]
+mod server_and_client;
+
 const USAGE: &str = "usage: greenlet_server [--client] [ADDRESS]    (default 127.0.0.1:8848)";
 /// So many clients at a time; the next wait until one has gone.
 const CLIENTS: usize = 5;
@@ -173,37 +176,5 @@ fn talk(address: &str) -> io::Result<()> {
 }
 
 fn main() -> ExitCode {
-    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
-    let client = arguments.first().is_some_and(|first| first == "--client");
-    if client {
-        arguments.remove(0);
-    }
-    let address = match arguments.as_slice() {
-        [] => "127.0.0.1:8848",
-        [help] if help == "--help" || help == "-h" => {
-            println!("{USAGE}");
-            return ExitCode::SUCCESS;
-        }
-        [address] if !address.starts_with('-') => address,
-        [argument, ..] => {
-            eprintln!("greenlet_server: one address is expected, not {argument:?}\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
-    let result = if client {
-        talk(address)
-    } else {
-        serve(address)
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-            eprintln!("greenlet_server: {address:?}: {error}\n{USAGE}");
-            ExitCode::from(2)
-        }
-        Err(error) => {
-            eprintln!("greenlet_server: {address}: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    server_and_client::run("greenlet_server", USAGE, serve, talk)
 }

@@ -30,6 +30,9 @@ use std::time::Duration;
 use greenlet::executor::ThreadPoolExecutor;
 use greenlet::{net::TcpListener, signal, spawn};
 
+#[path = "support/server_and_client.rs"]
+mod server_and_client;
+
 const USAGE: &str = "usage: thread_pool_server [--client] [ADDRESS]    (default 127.0.0.1:8848)";
 /// As many threads, and so many clients at a time.
 const CLIENTS: usize = 5;
@@ -186,33 +189,5 @@ fn talk(address: &str) -> io::Result<()> {
 }
 
 fn main() -> ExitCode {
-    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
-    let client = arguments.first().is_some_and(|first| first == "--client");
-    if client {
-        arguments.remove(0);
-    }
-    let address = match arguments.as_slice() {
-        [] => "127.0.0.1:8848",
-        [help] if help == "--help" || help == "-h" => {
-            println!("{USAGE}");
-            return ExitCode::SUCCESS;
-        }
-        [address] if !address.starts_with('-') => address,
-        [argument, ..] => {
-            eprintln!("thread_pool_server: one address is expected, not {argument:?}\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
-    let result = if client {
-        talk(address)
-    } else {
-        serve(address)
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("thread_pool_server: {address}: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    server_and_client::run("thread_pool_server", USAGE, serve, talk)
 }

@@ -487,7 +487,7 @@ pub struct NotOwner;
 
 /// Why [`patch_all`](crate::monkey::patch_all) has patched nothing.
 #[cfg(feature = "monkey")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum PatchError {
     /// The program's calls of this function do not reach this crate: it is not in
@@ -500,4 +500,11 @@ pub enum PatchError {
         /// The first function that is not ours.
         symbol: &'static str,
     },
+    /// Threads cannot be greenlets here.
+    #[error("{0}; `Patch::new().threads(false)` patches everything else")]
+    Isolation(#[from] IsolationError),
+    /// Not as many OS threads could be started as [`Patch::hubs`](crate::monkey::Patch::hubs) asks for. Everything
+    /// is patched, and those that could be started are there.
+    #[error("an OS thread for `Patch::hubs` cannot be started: {0}")]
+    Hubs(std::io::ErrorKind),
 }

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::error::{Deadlock, IsolationError, JoinError, SpawnError};
-use crate::hub::{self, AtEnd, Gate, Hub, HubShared, Reason, Task, Wait};
+use crate::hub::{self, AtEnd, Gate, Hub, HubShared, Reason, Seat, Task, Wait};
 use crate::monkey;
+#[cfg(not(target_feature = "crt-static"))]
+use crate::monkey::Thread;
 use crate::sys::clock;
-use crate::sys::pass::PassThrough;
 use crate::task::{self, Builder, GreenletId, Source, Waitable};
 
 /// Spawns a greenlet that has thread-local storage of its own: for all code that runs
@@ -108,7 +109,14 @@ impl Builder {
         let hub = Hub::get();
         let result = Arc::new(Mutex::new(None));
         let to = Arc::clone(&result);
+        let seat = Seat::new()?;
+        #[cfg(not(target_feature = "crt-static"))]
+        let thread = Thread::of_greenlet(hub, &seat);
+        #[cfg(not(target_feature = "crt-static"))]
+        let me = Arc::clone(&thread);
         let body = move || {
+            #[cfg(not(target_feature = "crt-static"))]
+            me.begin();
             let (result, interrupt) = match hub::catch(body) {
                 Ok(value) => (Ok(value), None),
                 Err(payload) if hub::is_kill(&payload) => (Err(JoinError::Killed), Some(payload)),
@@ -122,18 +130,24 @@ impl Builder {
                 hub::rethrow(payload);
             }
         };
-        // It does not end before there is somebody to be told, though memory is asked for.
-        let _pass = PassThrough::enter();
-        let handle = hub.spawn_isolated(options, body)?;
-        let task = handle.task();
-        let end = Arc::new(End {
-            gate: Gate::new(),
-            hub: hub.shared(),
-            key: task.key(),
-            id: GreenletId(task.id),
-            name,
+        #[cfg(not(target_feature = "crt-static"))]
+        let record = Arc::clone(&thread);
+        let spawned = hub.spawn_isolated(seat, options, body, |task| {
+            Arc::new(End {
+                gate: Gate::new(),
+                hub: hub.shared(),
+                key: task.key(),
+                id: GreenletId(task.id),
+                name,
+                #[cfg(not(target_feature = "crt-static"))]
+                thread,
+            })
         });
-        task.tell_at_its_end(Arc::clone(&end) as Arc<dyn AtEnd>);
+        #[cfg(not(target_feature = "crt-static"))]
+        if spawned.is_err() {
+            record.never_begins();
+        }
+        let end = spawned?;
         Ok(IsolatedHandle { end, result })
     }
 }
@@ -145,11 +159,18 @@ struct End {
     key: u64,
     id: GreenletId,
     name: Option<Box<str>>,
+    /// What functions of libc know of it.
+    #[cfg(not(target_feature = "crt-static"))]
+    thread: Arc<Thread>,
 }
 
 impl AtEnd for End {
     /// The destructors of thread-locals have run.
-    fn ended(&self, _: &Task) {
+    fn ended(&self, task: &Task) {
+        #[cfg(not(target_feature = "crt-static"))]
+        self.thread.ended(task);
+        #[cfg(target_feature = "crt-static")]
+        let _ = task;
         self.gate.open();
     }
 }

@@ -107,15 +107,16 @@
 //!
 //! | feature | |
 //! |---|---|
-//! | `monkey` (default) | the module `monkey`. Until `patch_all` is called its functions do nothing but what libc's do |
+//! | `monkey` (default) | the module `monkey`, and `spawn_isolated`. Until `patch_all` is called its functions do nothing but what libc's do |
 //! | `process` | worker processes: the module `process`, an executor and a server. It brings serde and postcard |
 //!
 //! # Guides
 //!
 //! In the crate's `docs` folder: `from_gevent.md` (name by name), `differences.md`
 //! (where it differs from gevent, and why), `monkey.md` (what `patch_all` does and
-//! cannot), `crates.md` (which were tried), `notes.md` (for students, in Chinese and
-//! English) and `architecture.md` (how it works inside). `examples` has whole programs.
+//! cannot), `crates.md` (which were tried), `isolated.md` (greenlets that every library
+//! takes for a thread), `notes.md` (for students, in Chinese and English) and
+//! `architecture.md` (how it works inside). `examples` has whole programs.
 
 // Without `monkey`, some of what it stands on in `hub` has no user.
 #![cfg_attr(not(feature = "monkey"), allow(dead_code, unused_imports))]

@@ -12,6 +12,7 @@
 //! demand, up to [`MOST_THREADS`], and end after ten seconds without work.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::Builder;
 use std::time::Duration;
 
 use crate::hub::{self, Parker, Payload, Reason, Unparker};
@@ -22,6 +23,7 @@ use crate::sys::helpers::Jobs;
 use crate::sys::mark::{self, Mark};
 #[cfg(feature = "monkey")]
 use crate::sys::os::{self, Errno};
+use crate::sys::os_thread;
 use crate::sys::pass::PassThrough;
 use crate::sys::signal::SignalMask;
 
@@ -274,9 +276,8 @@ fn run_here(job: Job) {
 fn start_thread() -> bool {
     // The new thread inherits the mask, so no signal finds it unprepared.
     let mask = SignalMask::all_but_faults().swap();
-    let started = std::thread::Builder::new()
-        .name("greenlet-offload".to_owned())
-        .spawn(help);
+    let named = Builder::new().name("greenlet-offload".to_owned());
+    let started = os_thread::spawn(named, help);
     mask.swap();
     started.is_ok()
 }

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::{MS, quiet_panics, watchdog};
-use greenlet::{sleep, spawn, spawn_isolated, yield_now};
+use greenlet::error::SwitchError;
+use greenlet::{Greenlet, sleep, spawn, spawn_isolated, yield_now};
 
 thread_local! {
     static COUNT: Cell<u32> = const { Cell::new(7) };
@@ -442,6 +443,106 @@ fn who_is_spawned_by_a_destructor_never_runs() {
     });
     handle.join().unwrap();
     assert_eq!(*shared.lock().unwrap(), ["dropped", "spawned", "done"]);
+}
+
+#[test]
+fn an_explicit_one_that_is_made_by_a_destructor_is_killed_unstarted() {
+    let _watchdog = watchdog();
+    struct Switches(Shared);
+    impl Drop for Switches {
+        fn drop(&mut self) {
+            for _ in 0..3 {
+                let captured = Noisy(self.0.clone(), "dropped");
+                let explicit = Greenlet::new(move |n: i32| {
+                    drop(captured);
+                    unreachable!("{n}")
+                });
+                let outcome = explicit.try_switch(1);
+                assert!(matches!(outcome, Err(SwitchError::Killed)));
+                assert!(explicit.is_dead());
+                log(&self.0, "killed");
+            }
+        }
+    }
+    thread_local!(static LOCAL: RefCell<Option<Switches>> = const { RefCell::new(None) });
+    let shared = Shared::default();
+    let handle = spawn_isolated({
+        let shared = shared.clone();
+        move || drop(LOCAL.replace(Some(Switches(shared))))
+    });
+    handle.join().unwrap();
+    assert_eq!(*shared.lock().unwrap(), ["dropped", "killed"].repeat(3));
+    // The memory of greenlets is in order.
+    for n in 0..100 {
+        assert_eq!(spawn(move || n).join().unwrap(), n);
+    }
+}
+
+#[test]
+fn no_switch_leads_from_one_domain_to_another() {
+    let _watchdog = watchdog();
+    type Bound = std::rc::Rc<&'static str>;
+    // While the main greenlet is suspended in a switch, isolated ones run.
+    let waits = Greenlet::new(|_: Bound| {
+        sleep(10 * MS);
+        Bound::new("its own")
+    });
+    let alone = spawn_isolated(|| Greenlet::<Bound>::current().parent().is_none());
+    let with_light_one = spawn_isolated(|| {
+        let me = Greenlet::<Bound>::current();
+        let light = spawn(move || Greenlet::<Bound>::current().parent() == Some(me));
+        light.join().unwrap()
+    });
+    // What an explicit one leaves goes to the nearest who lives of its own domain.
+    let leaves = spawn_isolated(|| {
+        let child = spawn(|| Greenlet::new(|_: Bound| Bound::new("another's")));
+        let orphan = child.join().unwrap();
+        assert!(matches!(
+            orphan.try_switch(Bound::new("argument")),
+            Ok(left) if *left == "another's"
+        ));
+    });
+    assert_eq!(*waits.switch(Bound::new("argument")), "its own");
+    assert!(alone.join().unwrap());
+    assert!(with_light_one.join().unwrap());
+    leaves.join().unwrap();
+}
+
+#[test]
+fn nobody_is_taken_for_an_isolated_one_that_has_ended() {
+    let _watchdog = watchdog();
+    let (sibling_killed, rounds) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let handle = spawn_isolated({
+        let (sibling_killed, rounds) = (sibling_killed.clone(), rounds.clone());
+        move || {
+            let owner = Greenlet::<()>::current().id();
+            spawn(move || {
+                // It refuses to end, and its domain goes on without an owner.
+                assert!(std::panic::catch_unwind(|| sleep(Duration::MAX)).is_err());
+                loop {
+                    sleep(MS);
+                    // Memory of greenlets is used again, that of the owner too.
+                    let ends = [(); 10].map(|()| spawn(yield_now));
+                    let sibling = spawn(|| sleep(Duration::from_secs(50)));
+                    for one in ends {
+                        one.join().unwrap();
+                    }
+                    yield_now();
+                    let ended = usize::from(sibling.is_finished());
+                    sibling_killed.fetch_add(ended, Ordering::Relaxed);
+                    sibling.kill_wait();
+                    let parent = Greenlet::<()>::current().parent();
+                    assert!(parent.is_none_or(|parent| parent.id() == owner));
+                    rounds.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            yield_now();
+        }
+    });
+    handle.join().unwrap();
+    let before = rounds.load(Ordering::Relaxed);
+    common::until(|| rounds.load(Ordering::Relaxed) > before + 3);
+    assert_eq!(sibling_killed.load(Ordering::Relaxed), 0);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use common::{MS, alone, watchdog};
 use greenlet::{IsolatedHandle, spawn, spawn_isolated};
 
 fn patch() -> common::Watchdog {
-    greenlet::monkey::patch_all().unwrap();
+    common::patch();
     watchdog()
 }
 

@@ -1,19 +1,25 @@
 //! An allocator with a lock of std's, as profilers have one, under `patch_all`: memory
 //! is asked for on the loop's own frame, under borrows and locks of a hub, and nowhere
 //! there may the wait for that lock park.
+#![cfg(feature = "monkey")]
 
 mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
 use common::{MS, in_subprocess_with, watchdog};
-use greenlet::monkey::patch_all;
 use greenlet::queue::Queue;
 use greenlet::{joinall, sleep, spawn, timeout, yield_now};
+
+thread_local! {
+    /// The allocator lets others go first, on this thread.
+    static YIELDS: Cell<bool> = const { Cell::new(false) };
+}
 
 struct Locked {
     lock: Mutex<()>,
@@ -22,6 +28,9 @@ struct Locked {
 
 impl Locked {
     fn with<R>(&self, f: impl FnOnce() -> R) -> R {
+        if YIELDS.get() {
+            (0..3).for_each(|_| thread::yield_now());
+        }
         let _guard = match self.lock.try_lock() {
             Ok(guard) => guard,
             Err(_) => {
@@ -56,7 +65,7 @@ static ALLOCATOR: Locked = Locked {
 fn an_allocator_may_wait_for_a_lock_wherever_it_is_called() {
     const ROUNDS: usize = 200;
     let _watchdog = watchdog();
-    patch_all().unwrap();
+    common::patch();
     let stop = Arc::new(AtomicBool::new(false));
     // They hold the lock for much of the time. If they never let go of it, nobody else
     // would have it but by chance: std's lock is taken by who comes first, and who is
@@ -118,7 +127,7 @@ fn who_waits_for_the_lock_of_a_queue_keeps_nobody_from_the_allocator() {
         &[("GREENLET_WATCHDOG", "off")],
         || {
             let _watchdog = watchdog();
-            patch_all().unwrap();
+            common::patch();
             let queue = Arc::new(Queue::unbounded());
             // There is no room for one more.
             (0..4).for_each(|item| queue.put(item).unwrap());
@@ -169,4 +178,53 @@ fn who_waits_for_the_lock_of_a_queue_keeps_nobody_from_the_allocator() {
     if let Some(finished) = finished {
         finished.succeeded();
     }
+}
+
+/// The hub knows it before all that belongs to it is there.
+#[cfg(all(target_arch = "x86_64", panic = "unwind"))]
+#[test]
+fn an_isolated_greenlet_does_not_run_before_all_of_it_is_made() {
+    let _watchdog = watchdog();
+    common::patch();
+    let spawn_yielding = || {
+        YIELDS.set(true);
+        let handle = greenlet::Builder::new()
+            .name("isolated")
+            .spawn_isolated(|| 7);
+        YIELDS.set(false);
+        handle.unwrap()
+    };
+    for _ in 0..10 {
+        assert_eq!(spawn_yielding().join().unwrap(), 7);
+    }
+    // Wherever it waits, it may be killed.
+    for turns in 0..100 {
+        let killer = spawn(move || {
+            (0..turns).for_each(|_| yield_now());
+            YIELDS.set(false);
+            greenlet::hub::shutdown()
+        });
+        let outcome = spawn_yielding().join();
+        assert!(outcome.is_ok() || outcome.is_err_and(|error| error.is_killed()));
+        assert_eq!(killer.join().unwrap(), 0);
+    }
+}
+
+/// To be interrupted is a reason to park where there is nobody else, and none to park
+/// under a borrow of the hub's.
+#[test]
+fn who_runs_out_of_time_does_not_park_under_a_borrow() {
+    let _watchdog = watchdog();
+    common::patch();
+    YIELDS.set(true);
+    // When they have run out of time the memory for their timers is given back.
+    let late = || timeout(MS, || sleep(1000 * MS)).is_err();
+    let greenlets: Vec<_> = (0..300).map(|_| spawn(late)).collect();
+    let outcomes = joinall(greenlets);
+    YIELDS.set(false);
+    assert!(
+        outcomes
+            .into_iter()
+            .all(|outcome| outcome.is_ok_and(|late| late))
+    );
 }

@@ -4,6 +4,7 @@
 //!
 //! What runs in between is the rest of each test, which therefore has many greenlets do
 //! the same.
+#![cfg(feature = "monkey")]
 
 mod common;
 
@@ -18,7 +19,6 @@ use std::thread;
 
 use common::{MS, watchdog};
 use greenlet::executor::GreenletPoolExecutor;
-use greenlet::monkey::patch_all;
 use greenlet::net::UnixStream;
 use greenlet::queue::Queue;
 use greenlet::{
@@ -90,7 +90,7 @@ static ALLOCATOR: Waiting = Waiting;
 /// From here on the allocator waits.
 fn waiting() -> common::Watchdog {
     let watchdog = watchdog();
-    patch_all().unwrap();
+    common::patch();
     WAITS.store(true, Ordering::Relaxed);
     watchdog
 }

@@ -68,7 +68,7 @@ fn parts_can_be_left_out_and_added_later() {
 fn sockets_without_files_leave_pipes_alone() {
     alone("sockets_without_files_leave_pipes_alone", || {
         let _watchdog = common::watchdog();
-        Patch::new().files(false).apply().unwrap();
+        Patch::new().files(false).threads(false).apply().unwrap();
         let (a, b) = patched::pair(libc::SOCK_STREAM);
         let got = patched::parks(
             move || patched::read(&a, &mut [0; 4]),
@@ -141,6 +141,49 @@ fn the_table_names_every_function_once() {
         assert!(!found.is_null() && found != next, "{name:?}");
     }
     assert!(!is_patched("no such thing") && !is_patched(""));
+}
+
+/// `recv…` in the guide is all that begins so. glibc's second names, and those for
+/// FORTIFY, go without saying.
+#[test]
+fn the_guide_names_every_function_under_its_part_and_no_other() {
+    let guide = include_str!("../docs/monkey.md");
+    let section = guide.split("## What is patched").nth(1).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let quoted = |cell: &'static str| cell.split('`').skip(1).step_by(2);
+    let mut part = "";
+    let mut named = Vec::new();
+    for row in section
+        .lines()
+        .filter(|line| line.starts_with("| "))
+        .skip(1)
+    {
+        let cells: Vec<_> = row.split('|').collect();
+        part = quoted(cells[1]).next().unwrap_or(part);
+        // What comes after a colon is not libc's.
+        let functions = cells[2].split(": ").next().unwrap();
+        named.extend(quoted(functions).map(|name| (part, name)));
+    }
+    let is_named = |given: &str, name: &str| match given.strip_suffix('…') {
+        Some(start) => name.starts_with(start),
+        None => given == name,
+    };
+    let plain = |name: &'static str| {
+        let name = name.trim_start_matches("__");
+        name.strip_suffix("_chk").unwrap_or(name)
+    };
+    let all = coverage();
+    for function in &all {
+        let part = format!("{:?}", function.part).to_lowercase();
+        let is_there = named
+            .iter()
+            .any(|(of, given)| *of == part && is_named(given, plain(function.name)));
+        assert!(is_there, "{} of {part} is not named", function.name);
+    }
+    for (part, given) in named {
+        let is_covered = all.iter().any(|function| is_named(given, function.name));
+        assert!(is_covered, "{given} of {part} is not covered");
+    }
 }
 
 #[test]

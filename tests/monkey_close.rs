@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::mpsc;
 
-use common::MS;
+use common::{MS, alone};
 use patched::*;
 
 fn dup2(old: &impl AsRawFd, new: RawFd) -> Result<usize, i32> {
@@ -158,6 +158,31 @@ fn a_number_that_is_used_again_is_another_descriptor() {
             assert_eq!(close(fd), Ok(0));
         }
     }
+}
+
+/// A socket of our own is dropped by another thread, and its number is somebody else's
+/// before the first one's hub has heard of it.
+#[test]
+fn the_number_of_an_own_socket_that_another_thread_closed_is_another_descriptor() {
+    alone(
+        "the_number_of_an_own_socket_that_another_thread_closed_is_another_descriptor",
+        || {
+            let _watchdog = patched();
+            let own = greenlet::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            let fd = own.as_raw_fd();
+            own.set_read_timeout(Some(MS)).unwrap();
+            assert!(own.recv(&mut [0]).is_err());
+            let (a, b) = pair(libc::SOCK_STREAM);
+            let replace = move || {
+                drop(own);
+                assert_eq!(dup2(&a, fd), Ok(fd as usize));
+            };
+            greenlet::monkey::unpatched(|| std::thread::spawn(replace).join().unwrap());
+            greenlet::spawn(move || assert_eq!(send(&b, b"new", 0), Ok(3)));
+            assert_eq!(recv(&fd, &mut [0; 4], 0), Ok(3));
+            assert_eq!(close(fd), Ok(0));
+        },
+    );
 }
 
 /// libc closes what is in a `FILE` without a word to us.

@@ -1,9 +1,12 @@
 //! Files, locks of files, and moving bytes between descriptors under `patch_all`, by
-//! std and by libc's own functions: G183, and rows of HOOKS section 4.
+//! std and by libc's own functions (G183).
+#![cfg(feature = "monkey")]
 
 mod common;
 #[path = "common/interposed.rs"]
 mod interposed;
+#[path = "common/patched.rs"]
+mod patched;
 
 use std::cell::Cell;
 use std::ffi::c_int;
@@ -19,8 +22,9 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use common::{MS, alone, fork};
 use greenlet::spawn;
-use interposed::{Gate, Ticker, helpers, outcome, patched};
+use interposed::{Gate, helpers, outcome};
 use libc::{flock as Record, loff_t, off_t};
+use patched::{Ticker, patched};
 
 /// A file with a name of its own, which is gone afterwards.
 struct Scratch {
@@ -561,6 +565,15 @@ fn splice_heeds_its_flag_and_who_does_not_block() {
     let (socket, back) = UnixStream::pair().unwrap();
     assert_eq!(splice(&socket, &other_writer, 10, flag), Err(libc::EAGAIN));
     assert_eq!(splice(&reader, &socket, 10, flag), Err(libc::EAGAIN));
+    // Nor does it give others a turn, however often.
+    let turn = common::flag();
+    let seen = turn.clone();
+    let other = spawn(move || seen.set(true));
+    for _ in 0..200 {
+        assert_eq!(splice(&reader, &other_writer, 10, flag), Err(libc::EAGAIN));
+    }
+    assert!(!turn.get());
+    other.join().unwrap();
     // The flag is not for this kind of socket: it waits, as the kernel does.
     let (tcp_out, tcp_in) = tcp();
     let sender = ticker.after(move || (&tcp_out).write_all(b"late").map(|()| tcp_out).unwrap());
@@ -843,7 +856,7 @@ fn without_its_part_a_lock_is_waited_for_by_the_thread() {
         "without_its_part_a_lock_is_waited_for_by_the_thread",
         || {
             use greenlet::monkey::{Patch, is_patched};
-            Patch::new().files(false).apply().unwrap();
+            Patch::new().threads(false).files(false).apply().unwrap();
             assert!(!is_patched("flock") && !is_patched("sendfile") && is_patched("recv"));
             let ticker = Ticker::new();
             let scratch = Scratch::new();

@@ -1,9 +1,11 @@
 //! `syscall(SYS_futex)` under `monkey::patch_all`, as C libraries call it: every answer
 //! is the kernel's, and greenlets and threads are in one queue.
+#![cfg(feature = "monkey")]
 
 mod common;
+#[path = "common/patched.rs"]
+mod patched;
 
-use std::cell::Cell;
 use std::ffi::c_int;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,46 +14,13 @@ use std::thread;
 use std::time::Instant;
 
 use common::{MS, alone, run_alone, until, watchdog};
-use greenlet::monkey::patch_all;
-use greenlet::{JoinHandle, joinall, sleep, spawn};
+use greenlet::{joinall, sleep, spawn};
+use patched::{Ticker, forbid};
 
-/// Turns of a greenlet that sleeps 1 ms at a time: they count only as long as the
-/// thread is not blocked.
-struct Ticker {
-    turns: Rc<Cell<u32>>,
-    handle: Option<JoinHandle<()>>,
-}
-
+/// Patches everything too.
 fn ticker() -> Ticker {
-    patch_all().unwrap();
-    let turns = Rc::new(Cell::new(0));
-    let counted = Rc::clone(&turns);
-    let handle = spawn(move || {
-        loop {
-            sleep(MS);
-            counted.set(counted.get() + 1);
-        }
-    });
-    Ticker {
-        turns,
-        handle: Some(handle),
-    }
-}
-
-impl Ticker {
-    /// Waits for some more turns.
-    fn tick(&self) {
-        let before = self.turns.get();
-        until(|| self.turns.get() >= before + 3);
-    }
-}
-
-impl Drop for Ticker {
-    fn drop(&mut self) {
-        if let Some(handle) = self.handle.take() {
-            handle.kill();
-        }
-    }
+    common::patch();
+    Ticker::new()
 }
 
 const WAIT: c_int = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
@@ -253,7 +222,7 @@ fn a_wait_ends_in_time() {
     ];
     for (clock, flag) in clocks {
         let start = Instant::now();
-        let before = ticker.turns.get();
+        let before = ticker.ticks();
         let mut time = libc::timespec {
             tv_sec: 0,
             tv_nsec: 0,
@@ -265,7 +234,7 @@ fn a_wait_ends_in_time() {
         time.tv_nsec %= 1_000_000_000;
         let answer = futex(&word, WAIT_BITSET | flag, 0, Some(&time), 1);
         assert_eq!(answer, Err(libc::ETIMEDOUT));
-        assert!(start.elapsed() >= 49 * MS && ticker.turns.get() > before + 1);
+        assert!(start.elapsed() >= 49 * MS && ticker.ticks() > before + 1);
     }
 }
 
@@ -318,7 +287,7 @@ fn who_waits_since_before_is_woken() {
             move || futex(&*word, WAIT, 0, None, 0)
         });
         thread::sleep(30 * MS);
-        patch_all().unwrap();
+        common::patch();
         assert_eq!(futex(&*word, WAKE, 1, None, 0), Ok(1));
         assert_eq!(thread.join().unwrap(), Ok(0));
     });
@@ -331,7 +300,7 @@ fn who_waits_since_before_is_woken() {
 fn a_wake_up_of_a_greenlet_makes_no_system_call() {
     let name = "a_wake_up_of_a_greenlet_makes_no_system_call";
     let finished = run_alone(name, || {
-        patch_all().unwrap();
+        common::patch();
         let shared = Rc::new((Mutex::new(0), Condvar::new()));
         let play = move |mine: u32, rounds: u32| {
             let shared = Rc::clone(&shared);
@@ -352,7 +321,7 @@ fn a_wake_up_of_a_greenlet_makes_no_system_call() {
             assert!(joinall(both).into_iter().all(|ended| ended.is_ok()));
         };
         run(2);
-        forbid(libc::SYS_futex);
+        forbid(&[libc::SYS_futex], true);
         run(1000);
         eprintln!("all rounds played");
         // SAFETY: it has no preconditions.
@@ -361,31 +330,6 @@ fn a_wake_up_of_a_greenlet_makes_no_system_call() {
     if let Some(finished) = finished {
         finished.succeeded();
         finished.said("all rounds played");
-    }
-}
-
-/// Ends the process at the next system call of this number on this thread.
-#[cfg(target_arch = "x86_64")]
-fn forbid(number: i64) {
-    const LOAD: u16 = 0x20;
-    const JUMP_IF_EQUAL: u16 = 0x15;
-    const RETURN: u16 = 0x06;
-    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
-    let mut steps = [
-        step(LOAD, 0, 0, 0),
-        step(JUMP_IF_EQUAL, 0, 1, number as u32),
-        step(RETURN, 0, 0, libc::SECCOMP_RET_KILL_PROCESS),
-        step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let program = libc::sock_fprog {
-        len: steps.len() as u16,
-        filter: steps.as_mut_ptr(),
-    };
-    // SAFETY: the program is a live variable, which the kernel copies.
-    unsafe {
-        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
-        let mode = libc::SECCOMP_MODE_FILTER;
-        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, mode, &program), 0);
     }
 }
 
@@ -447,7 +391,7 @@ fn a_signal_handler_may_wake_who_waits() {
         let _ = futex(&WORD, WAKE_BITSET, 1, None, 4);
     }
     alone(name, || {
-        patch_all().unwrap();
+        common::patch();
         let waiter = thread::spawn(|| {
             while WORD.load(Ordering::SeqCst) == 0 {
                 let _ = futex(&WORD, WAIT_BITSET, 0, None, 1);

@@ -539,7 +539,7 @@ fn a_process_that_was_given_greenlets_up_exits_cleanly() {
     let ended = common::run_alone(
         "a_process_that_was_given_greenlets_up_exits_cleanly",
         || {
-            greenlet::monkey::patch_all().unwrap();
+            common::patch();
             let looping = spawn(deaf(&Rc::new(Cell::new(0))));
             greenlet::sleep(MS);
             looping.kill_wait();

@@ -1,7 +1,10 @@
 //! std's locks under `monkey::patch_all`: what waits for one parks its greenlet.
 //! And `JoinHandle::join` and `thread::scope`, which wait for threads.
+#![cfg(feature = "monkey")]
 
 mod common;
+#[path = "common/patched.rs"]
+mod patched;
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -12,53 +15,21 @@ use std::time::{Duration, Instant};
 
 use common::{MS, alone, fork, run_alone, until, watchdog};
 use greenlet::error::JoinError;
-use greenlet::monkey::{is_patched, patch_all};
-use greenlet::{JoinHandle, joinall, sleep, spawn, timeout, yield_now};
+use greenlet::monkey::is_patched;
+use greenlet::{joinall, sleep, spawn, timeout, yield_now};
+use patched::Ticker;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Turns of a greenlet that sleeps 1 ms at a time: they count only as long as the
-/// thread is not blocked.
-struct Ticker {
-    turns: Rc<Cell<u32>>,
-    handle: Option<JoinHandle<()>>,
-}
-
+/// Patches everything too.
 fn ticker() -> Ticker {
-    patch_all().unwrap();
-    let turns = Rc::new(Cell::new(0));
-    let counted = Rc::clone(&turns);
-    let handle = spawn(move || {
-        loop {
-            sleep(MS);
-            counted.set(counted.get() + 1);
-        }
-    });
-    Ticker {
-        turns,
-        handle: Some(handle),
-    }
-}
-
-impl Ticker {
-    /// Waits for some more turns.
-    fn tick(&self) {
-        let before = self.turns.get();
-        until(|| self.turns.get() >= before + 3);
-    }
-}
-
-impl Drop for Ticker {
-    fn drop(&mut self) {
-        if let Some(handle) = self.handle.take() {
-            handle.kill();
-        }
-    }
+    common::patch();
+    Ticker::new()
 }
 
 #[test]
 fn the_locks_are_patched() {
-    patch_all().unwrap();
+    common::patch();
     assert!(is_patched("syscall") && is_patched("pthread_join") && is_patched("locks"));
 }
 
@@ -158,7 +129,7 @@ fn a_condvar_waits_no_longer_than_it_was_told() {
         .wait_timeout(shared.0.lock().unwrap(), 10 * MS)
         .unwrap();
     assert!(waited.timed_out() && start.elapsed() >= 10 * MS);
-    assert!(ticker.turns.get() > 1);
+    assert!(ticker.ticks() > 1);
     let notifier = spawn({
         let shared = Rc::clone(&shared);
         move || {
@@ -203,7 +174,7 @@ fn whoever_needs_a_value_waits_for_its_initialiser() {
         })
         .collect();
     assert!(joinall(all).into_iter().all(|ended| ended.is_ok()));
-    assert!(ticker.turns.get() > 5);
+    assert!(ticker.ticks() > 5);
 }
 
 #[test]
@@ -226,7 +197,7 @@ fn a_barrier_parks_until_all_are_there() {
 #[test]
 fn a_greenlet_that_takes_a_mutex_again_at_once_does_not_keep_it_for_ever() {
     let _watchdog = watchdog();
-    patch_all().unwrap();
+    common::patch();
     let mutex = Rc::new(Mutex::new(()));
     let stop = Rc::new(Cell::new(false));
     let greedy = spawn({
@@ -339,7 +310,7 @@ fn joining_a_thread_parks() {
     for (number, thread) in threads.into_iter().enumerate() {
         assert_eq!(thread.join().unwrap(), number);
     }
-    assert!(ticker.turns.get() > 3);
+    assert!(ticker.ticks() > 3);
     // One that has ended, and one that panics.
     let thread = thread::spawn(|| 1);
     while !thread.is_finished() {
@@ -433,11 +404,11 @@ fn a_scope_of_threads_works_in_greenlets() {
             .all(|numbers| numbers.unwrap() == [2, 4, 6])
     );
     // With handles, the greenlet parks.
-    let before = ticker.turns.get();
+    let before = ticker.ticks();
     thread::scope(|scope| {
         scope.spawn(|| thread::sleep(20 * MS)).join().unwrap();
     });
-    assert!(ticker.turns.get() > before + 1);
+    assert!(ticker.ticks() > before + 1);
 }
 
 #[test]
@@ -489,7 +460,7 @@ fn nobody_starves_and_nothing_is_lost() {
     const ROUNDS: usize = 2000;
     const ROOM: usize = 2;
     let _watchdog = watchdog();
-    patch_all().unwrap();
+    common::patch();
     struct Buffer {
         items: Mutex<Vec<usize>>,
         not_full: Condvar,
@@ -626,7 +597,7 @@ fn a_deadlock_of_locks_is_reported_once_and_the_wait_goes_on() {
     let finished = run_alone(name, || {
         // In the child of a fork there is one thread.
         let code = fork(|| {
-            patch_all().unwrap();
+            common::patch();
             let mutex = Rc::new(Mutex::new(()));
             let guard = mutex.lock().unwrap();
             let stuck = greenlet::Builder::new().name("stuck").spawn({

@@ -1,4 +1,5 @@
 //! Code that closes descriptors which it did not open: the hub's own are among them.
+#![cfg(feature = "monkey")]
 
 mod common;
 
@@ -16,7 +17,7 @@ use greenlet::sync::Event;
 use libc::{POLLIN, POLLPRI, pollfd};
 
 fn patch() {
-    Patch::new().epoll(true).apply().unwrap();
+    Patch::new().threads(false).epoll(true).apply().unwrap();
 }
 
 /// The descriptors of this process, and what is open behind them.

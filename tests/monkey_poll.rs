@@ -2,6 +2,7 @@
 //! gevent's `select`, and what libc's say of themselves. A greenlet that ticks beside
 //! them proves that the thread does not block: it is also the one that makes ready
 //! what they wait for.
+#![cfg(feature = "monkey")]
 
 mod common;
 
@@ -20,7 +21,7 @@ use greenlet::monkey::Patch;
 use libc::{POLLHUP, POLLIN, POLLNVAL, POLLOUT, POLLPRI, POLLRDHUP, pollfd, timespec, timeval};
 
 fn patch() {
-    Patch::new().epoll(true).apply().unwrap();
+    Patch::new().threads(false).epoll(true).apply().unwrap();
 }
 
 /// Counts the turns of a greenlet that sleeps a millisecond in each, and has it run
@@ -223,6 +224,45 @@ fn a_poll_with_no_time_parks_nobody() {
         Ok(0)
     );
     assert_eq!(ticker.ticks(), 0);
+}
+
+/// Event loops make such calls in the midst of things; others that need not wait let
+/// others run now and then.
+#[test]
+fn polls_with_no_time_never_give_others_a_turn_and_are_never_refused() {
+    let _watchdog = watchdog();
+    patch();
+    let (a, mut b) = UnixStream::pair().unwrap();
+    let fd = a.as_raw_fd();
+    let set_of_it = epoll_of(fd, libc::EPOLLIN);
+    let polls = move |timeout: c_int, expected| {
+        let mut readable = set(&[fd]);
+        let mut time = timeval {
+            tv_sec: timeout.into(),
+            tv_usec: 0,
+        };
+        let sets = [Some(&mut readable), None, None];
+        assert_eq!(poll(&mut [entry(fd, POLLIN)], timeout), expected);
+        assert_eq!(select(sets, Some(&mut time)), expected);
+        assert_eq!(epoll_wait(set_of_it.as_raw_fd(), timeout), expected);
+    };
+    let turn = flag();
+    let seen = turn.clone();
+    greenlet::spawn(move || seen.set(true));
+    (0..200).for_each(|_| polls(0, Ok(0)));
+    assert!(!turn.get());
+    b.write_all(b"x").unwrap();
+    (0..200).for_each(|_| polls(1, Ok(1)));
+    assert!(turn.get());
+    let killed = greenlet::spawn(move || {
+        assert_eq!(poll(&mut [], -1), Err(libc::ECANCELED));
+        // More than a greenlet is ever refused.
+        (0..200).for_each(|_| polls(0, Ok(1)));
+        "not refused"
+    });
+    greenlet::sleep(MS);
+    killed.kill();
+    assert_eq!(killed.join().unwrap(), "not refused");
 }
 
 /// G177: "poll honours its timeout".
@@ -840,6 +880,42 @@ fn a_number_that_is_anothers_by_now_is_noticed_among_many() {
     let moved = unsafe { libc::syscall(libc::SYS_dup3, a.as_raw_fd(), fds[50].fd, 0) };
     assert_eq!(moved, fds[50].fd.into());
     drop((ticker, a));
+    let ticker = Ticker::with(move || {
+        b.write_all(b"x").unwrap();
+        std::mem::forget(b);
+    });
+    assert_eq!(poll(&mut fds, -1), Ok(1));
+    assert_eq!(fds[50].revents, POLLIN);
+    ticker.has_acted();
+    for entry in fds {
+        // SAFETY: they were opened above.
+        unsafe { libc::close(entry.fd) };
+    }
+}
+
+/// And one that another thread has closed a moment ago, of which this hub has not heard
+/// yet, is not told the end of the former.
+#[test]
+fn a_number_that_another_thread_has_just_used_again_is_no_bad_one_among_many() {
+    let _watchdog = watchdog();
+    patch();
+    let (idle, _other) = UnixStream::pair().unwrap();
+    let mut fds: Vec<_> = (0..100)
+        // SAFETY: a new descriptor, or an error.
+        .map(|_| entry(unsafe { libc::dup(idle.as_raw_fd()) }, POLLIN))
+        .collect();
+    let ticker = Ticker::new();
+    assert_eq!(poll(&mut fds, 3), Ok(0));
+    let (a, mut b) = UnixStream::pair().unwrap();
+    let number = fds[50].fd;
+    greenlet::monkey::unpatched(|| {
+        let replace = move || {
+            // SAFETY: both are open.
+            assert_eq!(unsafe { libc::dup2(a.as_raw_fd(), number) }, number);
+        };
+        std::thread::spawn(replace).join().unwrap();
+    });
+    drop(ticker);
     let ticker = Ticker::with(move || {
         b.write_all(b"x").unwrap();
         std::mem::forget(b);

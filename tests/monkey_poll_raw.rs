@@ -1,5 +1,6 @@
 //! Patched `poll`, `select` and `epoll_wait` against the system calls: for random
 //! arguments, good and bad, the same answer, the same errno, and the same in memory.
+#![cfg(feature = "monkey")]
 
 mod common;
 
@@ -152,7 +153,7 @@ fn answer(answer: c_long) -> Result<usize, c_int> {
 /// Runs the test in a process that is patched, beside a greenlet, so that it parks.
 fn beside_another(body: impl FnOnce()) {
     let _watchdog = watchdog();
-    Patch::new().epoll(true).apply().unwrap();
+    Patch::new().threads(false).epoll(true).apply().unwrap();
     let ends = flag();
     let is_ending = Rc::clone(&ends);
     let other = greenlet::spawn(move || {

@@ -68,7 +68,7 @@ fn prefork_servers_share_a_listener() {
             0 => unpatched_child(&listener),
             child => child,
         };
-        greenlet::monkey::patch_all().unwrap();
+        common::patch();
         let children: Vec<_> = (0..CHILDREN)
             .map(|_| {
                 let (ours, orders) = pair(libc::SOCK_STREAM);

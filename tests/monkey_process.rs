@@ -1,9 +1,12 @@
 //! Waiting for processes under `patch_all`, by std and by libc's own functions:
-//! the rows of HOOKS section 4 about `Command`, and what fork, exec and abort do.
+//! `Command`, `wait` and its kin, and what fork, exec and abort do.
+#![cfg(feature = "monkey")]
 
 mod common;
 #[path = "common/interposed.rs"]
 mod interposed;
+#[path = "common/patched.rs"]
+mod patched;
 
 use std::cell::Cell;
 use std::ffi::{CString, c_char, c_int};
@@ -18,8 +21,9 @@ use std::time::Duration;
 
 use common::{MS, alone, fork, run_alone};
 use greenlet::spawn;
-use interposed::{Gate, Ticker, errno, outcome, patched, pipe, set_errno};
+use interposed::{Gate, outcome, pipe};
 use libc::{pid_t, rusage};
+use patched::{Ticker, errno, patched, set_errno};
 
 unsafe extern "C" {
     fn wait3(status: *mut c_int, options: c_int, usage: *mut rusage) -> pid_t;
@@ -708,7 +712,7 @@ fn abort_inside_an_interposed_call_ends_the_process() {
 fn without_its_part_a_wait_blocks_the_thread() {
     alone("without_its_part_a_wait_blocks_the_thread", || {
         use greenlet::monkey::{Patch, is_patched};
-        Patch::new().process(false).apply().unwrap();
+        Patch::new().threads(false).process(false).apply().unwrap();
         assert!(!is_patched("waitpid") && !is_patched("system") && is_patched("read"));
         let ticker = Ticker::new();
         greenlet::sleep(3 * MS);
@@ -716,7 +720,7 @@ fn without_its_part_a_wait_blocks_the_thread() {
         let before = ticker.ticks();
         assert!(child.wait().unwrap().success());
         assert_eq!(ticker.ticks(), before);
-        Patch::new().apply().unwrap();
+        Patch::new().threads(false).apply().unwrap();
         assert!(is_patched("waitpid"));
     });
 }

@@ -256,7 +256,7 @@ fn a_sleep_for_ever_is_one() {
 #[test]
 fn without_other_greenlets_a_sleep_is_the_kernels() {
     alone("without_other_greenlets_a_sleep_is_the_kernels", || {
-        greenlet::monkey::patch_all().unwrap();
+        common::patch();
         let start = Instant::now();
         std::thread::sleep(MS * 5);
         assert!(start.elapsed() >= MS * 5);

@@ -8,7 +8,7 @@ mod patched;
 
 use std::io::{ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
@@ -976,6 +976,44 @@ fn several_messages_of_a_stream_are_sent_whole() {
     assert_eq!(sent, (Ok(2), [SIZE, SIZE]));
 }
 
+/// C knows of no alignment that the kernel would insist on.
+#[test]
+fn messages_may_lie_at_odd_addresses() {
+    let _watchdog = patched();
+    let (a, b) = pair(libc::SOCK_STREAM);
+    let sending = move || {
+        let mut bytes = *b"some";
+        let mut iov = [iovec(&mut bytes)];
+        let mut place = [0u8; 2 * size_of::<libc::mmsghdr>()];
+        let at = place.as_mut_ptr().wrapping_add(1).cast::<libc::mmsghdr>();
+        // SAFETY: there is room, and what the message refers to is live.
+        unsafe {
+            at.write_unaligned(libc::mmsghdr {
+                msg_hdr: message(&mut iov),
+                msg_len: 77,
+            });
+            assert_eq!(checked(|| libc::sendmmsg(a.as_raw_fd(), at, 1, 0)), Ok(1));
+            assert_eq!(at.read_unaligned().msg_len, 4);
+        }
+        a
+    };
+    let a = in_greenlet(sending);
+    let receiving = move || {
+        let mut bytes = [0; 8];
+        let mut iov = [iovec(&mut bytes)];
+        let mut place = [0u8; 2 * size_of::<libc::msghdr>()];
+        let at = place.as_mut_ptr().wrapping_add(1).cast::<libc::msghdr>();
+        // SAFETY: as above.
+        let n = unsafe {
+            at.write_unaligned(message(&mut iov));
+            checked(|| libc::recvmsg(b.as_raw_fd(), at, libc::MSG_WAITALL) as i64)
+        };
+        (n, bytes)
+    };
+    let received = parks(receiving, || assert_eq!(send(&a, b"more", 0), Ok(4)));
+    assert_eq!(received, (Ok(8), *b"somemore"));
+}
+
 // ---- bad input
 
 #[test]
@@ -1166,5 +1204,61 @@ fn a_hub_without_a_descriptor_left_waits_nevertheless() {
             || assert!(send(&b, b"abc", 0).is_ok()),
         );
         assert_eq!(got, Ok(3));
+    });
+}
+
+// ---- how many system calls
+
+/// Whether a call in a greenlet, beside another one, makes no system call but that of
+/// this number, which it may make again. In a child, which the kernel ends otherwise.
+fn makes_no_other(number: i64, call: impl FnOnce() -> Result<usize, i32> + 'static) -> bool {
+    let ended = common::fork(|| {
+        in_greenlet(move || {
+            forbid(&[number, libc::SYS_exit_group], false);
+            let is_done = call().is_ok_and(|n| n > 0);
+            // SAFETY: it has no preconditions.
+            unsafe { libc::_exit(if is_done { 7 } else { 8 }) }
+        })
+    });
+    assert!(ended == 7 || ended == -libc::SIGSYS, "{ended}");
+    ended == 7
+}
+
+#[test]
+fn a_call_on_a_socket_that_need_not_wait_makes_no_further_system_call() {
+    let name = "a_call_on_a_socket_that_need_not_wait_makes_no_further_system_call";
+    common::alone(name, || {
+        let _watchdog = patched();
+        let (a, b) = pair(libc::SOCK_STREAM);
+        assert_eq!(send(&b, b"there is something", 0), Ok(18));
+        let fd = a.as_raw_fd();
+        let alone = |number, call: fn(RawFd) -> Result<usize, i32>| {
+            assert!(makes_no_other(number, move || call(fd)), "{number}");
+        };
+        fn borrowed(fd: RawFd) -> BorrowedFd<'static> {
+            // SAFETY: the socket stays open until the end of the test.
+            unsafe { BorrowedFd::borrow_raw(fd) }
+        }
+        alone(libc::SYS_recvfrom, |fd| recv(&borrowed(fd), &mut [0], 0));
+        alone(libc::SYS_recvfrom, |fd| read(&borrowed(fd), &mut [0]));
+        alone(libc::SYS_sendto, |fd| send(&borrowed(fd), b"a", 0));
+        alone(libc::SYS_sendto, |fd| write(&borrowed(fd), b"a"));
+        alone(libc::SYS_recvmsg, |fd| {
+            let mut buffer = [0];
+            let mut iov = [iovec(&mut buffer)];
+            recvmsg(&borrowed(fd), &mut message(&mut iov), 0)
+        });
+        alone(libc::SYS_sendmsg, |fd| {
+            let mut buffer = [0];
+            let mut iov = [iovec(&mut buffer)];
+            sendmsg(&borrowed(fd), &message(&mut iov), 0)
+        });
+        // And one that makes several is found out.
+        let (reader, writer) = pipe();
+        assert_eq!(write(&writer, b"abc"), Ok(3));
+        assert!(!makes_no_other(libc::SYS_recvfrom, move || read(
+            &reader,
+            &mut [0]
+        )));
     });
 }

@@ -455,7 +455,7 @@ fn what_its_user_made_nonblocking_does_not_park() {
 fn standard_output_and_error_never_park() {
     let _watchdog = patched();
     common::alone("standard_output_and_error_never_park", || {
-        greenlet::monkey::patch_all().unwrap();
+        common::patch();
         let (reader, writer) = pipe();
         let saved = owned(unsafe_dup(1));
         // SAFETY: both are open.

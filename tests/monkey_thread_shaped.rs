@@ -3,7 +3,8 @@
 //! can end them; where only this thread's greenlets could, the process ends with a
 //! report. Never is a queue corrupted, never does anything go round for ever.
 //!
-//! parking_lot and crossbeam-channel are tested in `tests/real`.
+//! parking_lot and crossbeam-channel are tested in `tests/thread_shaped`.
+#![cfg(feature = "monkey")]
 
 mod common;
 
@@ -13,7 +14,6 @@ use std::thread;
 use std::time::Duration;
 
 use common::{MS, fork, run_alone, watchdog};
-use greenlet::monkey::patch_all;
 use greenlet::{Builder, joinall, sleep, spawn, yield_now};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -23,7 +23,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 fn aborts(name: &str, wait: &str, body: impl FnOnce()) {
     let finished = run_alone(name, || {
         let code = fork(|| {
-            patch_all().unwrap();
+            common::patch();
             body();
             0
         });
@@ -44,7 +44,7 @@ fn stuck(body: impl FnOnce() + 'static) -> greenlet::JoinHandle<()> {
 #[test]
 fn park_in_two_greenlets_is_ended_by_another_thread() {
     let _watchdog = watchdog();
-    patch_all().unwrap();
+    common::patch();
     let both: Vec<_> = (0..2)
         .map(|_| {
             spawn(|| {
@@ -93,7 +93,7 @@ fn park_that_only_a_greenlet_could_end_aborts() {
 #[test]
 fn park_with_a_timeout_ends_by_itself() {
     let _watchdog = watchdog();
-    patch_all().unwrap();
+    common::patch();
     let both = [(); 2].map(|()| spawn(|| thread::park_timeout(5 * MS)));
     assert!(joinall(both).into_iter().all(|ended| ended.is_ok()));
 }
@@ -102,14 +102,14 @@ fn park_with_a_timeout_ends_by_itself() {
 fn a_permit_of_park_is_kept_when_the_locks_are_patched() {
     let _watchdog = watchdog();
     thread::current().unpark();
-    patch_all().unwrap();
+    common::patch();
     thread::park();
 }
 
 #[test]
 fn mpsc_in_two_greenlets_is_answered_by_another_thread() {
     let _watchdog = watchdog();
-    patch_all().unwrap();
+    common::patch();
     let both: Vec<_> = (0..2)
         .map(|_| {
             spawn(|| {
@@ -154,7 +154,7 @@ fn mpsc_that_only_a_greenlet_could_answer_aborts() {
 #[test]
 fn mpsc_with_something_in_it_does_not_wait() {
     let _watchdog = watchdog();
-    patch_all().unwrap();
+    common::patch();
     let (sender, receiver) = mpsc::channel();
     let receiver = Rc::new(receiver);
     let sends = spawn(move || (0..100).for_each(|number| sender.send(number).unwrap()));
@@ -176,7 +176,7 @@ fn mpsc_with_something_in_it_does_not_wait() {
 #[test]
 fn a_full_sync_channel_is_emptied_by_another_thread() {
     let _watchdog = watchdog();
-    patch_all().unwrap();
+    common::patch();
     for room in [0, 1] {
         let (sender, receiver) = mpsc::sync_channel(room);
         let both = [sender.clone(), sender].map(|sender| {

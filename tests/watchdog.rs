@@ -107,8 +107,8 @@ fn a_main_greenlet_is_reported_if_its_thread_has_others() {
 fn an_unpatched_sleep_is_reported_and_a_patched_one_is_not() {
     let name = "an_unpatched_sleep_is_reported_and_a_patched_one_is_not";
     let finished = with("100", name, || {
-        use greenlet::monkey::{patch_all, unpatched};
-        patch_all().unwrap();
+        use greenlet::monkey::unpatched;
+        common::patch();
         in_greenlet("patched", || std::thread::sleep(500 * MS));
         in_greenlet("unpatched", || {
             unpatched(|| std::thread::sleep(500 * MS));

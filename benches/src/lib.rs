@@ -2,6 +2,7 @@
 
 pub mod coroutines;
 pub mod epoll;
+pub mod load;
 pub mod proc;
 pub mod stats;
 

@@ -62,6 +62,29 @@ impl Fibers {
         self.with_pool(size, Pool::reserve)
     }
 
+    /// Whether a stack of this size could be promised.
+    fn has_room(&self, size: StackSize) -> bool {
+        self.with_pool(size, |pool| {
+            let promised = pool.reserve().is_ok();
+            if promised {
+                pool.spare.set(pool.spare.get() + 1);
+            }
+            promised
+        })
+    }
+
+    /// A size that a stack could be promised of: this one, or a larger one that has been
+    /// given back.
+    pub(crate) fn size_with_room(&self, size: StackSize) -> Option<StackSize> {
+        if self.has_room(size) {
+            return Some(size);
+        }
+        let others = self.others.borrow();
+        let all = std::iter::once(&self.default).chain(&*others);
+        let large = all.filter(|pool| pool.size >= size && pool.spare.get() > 0);
+        large.map(|pool| pool.size).min()
+    }
+
     /// Redeems a promise.
     #[inline]
     pub(crate) fn take(&self, size: StackSize) -> Fiber {
@@ -93,10 +116,15 @@ impl Fibers {
         }
         let _pass = PassThrough::enter();
         let class = size.class();
+        // It is known by its size to whom a fiber is given back.
+        if class == StackSize::DEFAULT {
+            return f(&self.default);
+        }
         let mut others = self.others.borrow_mut();
         let at = match others.iter().position(|pool| pool.size == class) {
             Some(at) => at,
             None => {
+                let _pass = PassThrough::enter();
                 others.push(Pool::new(class));
                 others.len() - 1
             }
@@ -158,6 +186,7 @@ impl Pool {
     #[cold]
     #[inline(never)]
     fn guard_more(&self) -> Result<(), StackError> {
+        // An allocator that parks would let others find these borrowed.
         let _pass = PassThrough::enter();
         let mut arenas = self.arenas.borrow_mut();
         let mut last = 0;
@@ -391,6 +420,15 @@ mod tests {
         tops.dedup();
         assert_eq!(tops.len(), 200);
         taken.into_iter().for_each(|fiber| fibers.give(fiber));
+    }
+
+    #[test]
+    fn who_asks_for_a_little_less_than_the_default_gets_that_and_gives_it_back() {
+        let fibers = Fibers::new(job);
+        let first = run_one(&fibers, StackSize::new(250_000).unwrap());
+        assert_eq!(run_one(&fibers, StackSize::new(260_000).unwrap()), first);
+        assert_eq!(run_one(&fibers, StackSize::DEFAULT), first);
+        assert_eq!(fibers.default.built.get(), 1);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! An entry is leaked when it is made and taken over by a later arena when its own is unmapped, so a handler that
 //! walks the list never meets freed memory. Nothing here allocates or blocks on the reading side.
 
+use std::ops::Range;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
@@ -40,6 +41,27 @@ pub(crate) fn add(start: usize, end: usize, geometry: Geometry) -> &'static Entr
 /// Forgets an arena that is about to be unmapped.
 pub(crate) fn remove(entry: &'static Entry) {
     entry.start.store(FREE, Ordering::Release);
+}
+
+/// The stack that holds `address`, without its guard.
+pub(crate) fn stack_around(address: usize) -> Option<Range<usize>> {
+    entries().find_map(|entry| {
+        let (start, end) = (
+            entry.start.load(Ordering::Acquire),
+            entry.end.load(Ordering::Acquire),
+        );
+        let (guard, stack) = (
+            entry.guard.load(Ordering::Acquire),
+            entry.stack.load(Ordering::Acquire),
+        );
+        // As below: the arena of the running greenlet stays.
+        let steady = entry.start.load(Ordering::Acquire) == start;
+        if !steady || start <= TAKEN || !(start..end).contains(&address) {
+            return None;
+        }
+        let slot = address - (address - start) % (guard + stack);
+        Some(slot + guard..slot + guard + stack)
+    })
 }
 
 /// The size of the stack whose guard holds `address`, if it is a guard of ours. Async-signal-safe.

@@ -28,12 +28,14 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 use super::blocked::{self, Blocked};
 use crate::hub::watch::{self, Beat};
 use crate::sys::fork::PerProcess;
 use crate::sys::helpers::IdleGuard;
+use crate::sys::os_thread;
 use crate::sys::pass::PassThrough;
 use crate::sys::probe::{Answer, Asker};
 use crate::sys::signal::SignalMask;
@@ -211,15 +213,14 @@ fn start_if_wanted() {
     let there = Arc::clone(&ready);
     // The new thread inherits the mask, so no signal finds it unprepared.
     let mask = SignalMask::all_but_faults().swap();
-    let started = std::thread::Builder::new()
-        .name("greenlet-watch".to_owned())
-        .spawn(move || {
-            let _helper = IdleGuard::new();
-            there.store(1, Ordering::SeqCst);
-            futex::wake(&there);
-            drop(there);
-            Watchdog::new().run();
-        });
+    let named = Builder::new().name("greenlet-watch".to_owned());
+    let started = os_thread::spawn(named, move || {
+        let _helper = IdleGuard::new();
+        there.store(1, Ordering::SeqCst);
+        futex::wake(&there);
+        drop(there);
+        Watchdog::new().run();
+    });
     mask.swap();
     // Without a thread for it, nobody is watched.
     if started.is_ok() {

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
+use std::thread::Builder;
 
 use super::progress::{self, Runnable};
 use crate::error::SubmitError;
@@ -10,6 +11,7 @@ use crate::hub::{self, Kind, Parker, Reason};
 use crate::sys::fork;
 use crate::sys::helpers::{Jobs, State};
 use crate::sys::mark::{self, Mark};
+use crate::sys::os_thread;
 
 /// Which executor a job belongs to.
 #[derive(Debug)]
@@ -147,9 +149,8 @@ impl Crew {
 
     fn start_thread(self: &Arc<Crew>, state: &mut State<Queued>) -> std::io::Result<()> {
         let crew = Arc::clone(self);
-        let handle = std::thread::Builder::new()
-            .name(format!("{}-{}", self.name, state.threads()))
-            .spawn(move || crew.work())?;
+        let named = Builder::new().name(format!("{}-{}", self.name, state.threads()));
+        let handle = os_thread::spawn(named, move || crew.work())?;
         state.thread_starts();
         let mut end = self.lock_end();
         end.handles.push(handle);

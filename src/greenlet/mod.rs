@@ -144,7 +144,8 @@ impl<T: 'static> Greenlet<T> {
     /// The greenlet that runs, as one that exchanges values of `T`.
     ///
     /// On a thread that made none, and outside of all greenlets, it is the thread's main greenlet. In a greenlet
-    /// that the hub schedules (see [`spawn`](crate::spawn)) it is that one, whose parent is the main greenlet.
+    /// that the hub schedules (see [`spawn`](crate::spawn)) it is that one, whose parent is the main greenlet. An
+    /// isolated greenlet is the main one of those that are spawned in it.
     ///
     /// # Examples
     /// ```
@@ -324,7 +325,7 @@ impl<T: 'static> Greenlet<T> {
         }
     }
 
-    /// The parent: whom a result goes to. None for a thread's main greenlet.
+    /// The parent: whom a result goes to. None for a thread's main greenlet, and for an isolated one.
     ///
     /// It is given as one that exchanges values of `T`; see [`cast`](Greenlet::cast).
     #[must_use]

@@ -186,14 +186,16 @@ impl NodeRef {
         }
     }
 
-    /// The parent. Main greenlets have none; those that the hub schedules count as children of the main one.
+    /// The parent. Main greenlets have none; those that the hub schedules count as children of the main one: that
+    /// of the caller's thread-locals, where all whom it can refer to belong.
     pub(super) fn parent(&self, hub: &Hub) -> Option<NodeRef> {
         if self.0.options.is_some() {
             return self.0.parent.borrow().clone();
         }
-        // A main greenlet whose hub has ended is nobody's child either.
-        (!self.is_main(hub) && !self.task().is_some_and(is_lost))
-            .then(|| NodeRef::of_task(hub.main()))
+        let main = hub.main_here();
+        // A main greenlet whose hub has ended is nobody's child either; one that has ended has none.
+        let has_parent = self.task() != Some(main) && !self.task().is_some_and(is_lost);
+        (has_parent && !main.done.get()).then(|| NodeRef::of_task(main))
     }
 
     pub(super) fn set_parent(&self, hub: &Hub, parent: &NodeRef) -> Result<(), ParentError> {
@@ -262,7 +264,8 @@ pub(super) fn start<V: 'static>(
         }
     };
     match launch(hub, node, body, value) {
-        Ok(task) => Ok(task),
+        Ok(Some(task)) => Ok(task),
+        Ok(None) => Err(SwitchError::Killed),
         Err((error, body, value)) => {
             node.0.start.replace(Some(Startable { awaits, body }));
             Err(SwitchError::NoStack { value, error })
@@ -272,12 +275,13 @@ pub(super) fn start<V: 'static>(
 
 type Refused<V> = (SpawnError, Box<Body<V>>, V);
 
+/// None: it was killed before its first turn, see `hub::domain`.
 fn launch<V: 'static>(
     hub: &Hub,
     node: &NodeRef,
     body: Box<Body<V>>,
     value: V,
-) -> Result<TaskPtr, Refused<V>> {
+) -> Result<Option<TaskPtr>, Refused<V>> {
     let Some(options) = node.0.options.clone() else {
         unreachable!("only explicit greenlets have a function to start");
     };
@@ -294,13 +298,17 @@ fn launch<V: 'static>(
         }
     };
     match hub.create_task(options, run) {
+        Ok(handle) if handle.is_finished() => {
+            node.0.set_dead();
+            Ok(None)
+        }
         Ok(handle) => {
             let task = handle.task().clone();
             node.0.tag(task.ptr());
             let ptr = task.ptr();
             // A node's body is taken out once, so it has no task yet.
             let _ = node.0.task.set(task);
-            Ok(ptr)
+            Ok(Some(ptr))
         }
         Err(error) => match cargo.take() {
             Some((body, value)) => Err((error, body, value)),

@@ -39,7 +39,8 @@ pub type Tracer = Rc<dyn Fn(&TraceEvent)>;
 ///
 /// It runs in the greenlet that was switched to, when it has arrived there. If it panics, it is uninstalled, and
 /// the panic goes on in that greenlet. Switches that the tracer itself makes are not traced, nor is what the hub
-/// does by itself.
+/// does by itself. While the thread-locals of an isolated greenlet are destroyed there are no switches in it:
+/// `tracer` is dropped, and nobody was before.
 ///
 /// # Examples
 /// ```
@@ -57,6 +58,10 @@ pub type Tracer = Rc<dyn Fn(&TraceEvent)>;
 #[doc(alias = "gettrace")]
 pub fn set_tracer(tracer: Option<Tracer>) -> Option<Tracer> {
     let hub = Hub::get();
+    if hub.is_running_down() {
+        // There is no switch any more, and nobody who would drop it in time.
+        return None;
+    }
     let watch: &Watch = hub.attachment();
     let old = watch.tracer.replace(tracer);
     watch.tell(hub);

@@ -29,6 +29,7 @@
 //!   code but ours runs there. A signal handler may find it held by the thread that
 //!   it interrupts: then it leaves a note in the lock's word, and whoever lets go
 //!   of the lock wakes everybody in the bucket.
+//!   Whom a handler wakes of its own thread's greenlets, it wakes as another thread does.
 //! * In the child of a fork a lock is free that another thread held, and the queues
 //!   are empty: of all who waited nobody is here.
 //! * These waits are not interruptible: a kill or a timeout stays pending. Code that
@@ -48,7 +49,6 @@ use super::list::{Linked, Links, List};
 use super::quiet::Midway;
 use super::wait::{Kind, Reason, Waiter, Woken};
 use crate::sys::os::{self, Errno};
-use crate::sys::pass::PassThrough;
 
 /// How a wait has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +65,8 @@ pub(crate) struct Sleep {
     pub(crate) reason: Reason,
     pub(crate) kind: Kind,
     pub(crate) deadline: Option<u64>,
+    /// Whether the one who wakes it may be made to let it go first: see `InVain`.
+    pub(crate) may_go_first: bool,
 }
 
 /// Whom to wake, and who is to be woken: those with a bit in common.
@@ -116,7 +118,8 @@ enum Told {
     No,
     /// By a greenlet of its own hub.
     ByNeighbour,
-    /// By another thread: its node has been in the list of arrivals, and is out of it.
+    /// By another thread, or a signal handler: its node has been in the list of arrivals,
+    /// and is out of it.
     FromAfar,
 }
 
@@ -149,7 +152,10 @@ pub(crate) fn wait(
     let saved = os::errno();
     let bucket = Bucket::of(address);
     let task = hub.current();
-    let in_vain = task.in_vain.take().so_far(address, hub.pulse.left());
+    let in_vain = match sleep.may_go_first {
+        true => task.in_vain.take().so_far(address, hub.pulse.left()),
+        false => 0,
+    };
     let _midway = Midway::enter(task);
     let mut kind = sleep.kind;
     let slept = loop {
@@ -189,6 +195,13 @@ pub(crate) fn wait(
     slept
 }
 
+/// Whether the current greenlet, which is about to wait there again, has been woken in vain
+/// so often that it may go first.
+pub(crate) fn has_been_patient(hub: &Hub, address: usize) -> bool {
+    let in_vain = hub.current().in_vain.get();
+    in_vain.so_far(address, hub.pulse.left()) >= PATIENCE
+}
+
 /// As `wait`, and blocks the thread: `sleep` does that, on a word that is 0 until
 /// the thread is woken, by one system call (or several, if it so likes).
 ///
@@ -218,7 +231,7 @@ pub(crate) fn block(
     }
 }
 
-/// Runs `f`, which blocks the thread.
+/// Runs `f`, which blocks the thread, or all of the current greenlet's domain.
 ///
 /// Who lets go of a lock wakes one of those who wait, and relies on that one for the
 /// others. If it is a greenlet whose thread blocks, it cannot go on, and nobody else is
@@ -233,18 +246,16 @@ pub(crate) fn blocking<R>(f: impl FnOnce() -> R) -> R {
         return f();
     };
     let shared = hub.shared();
-    // A signal handler may block a thread that is blocked.
-    let before = shared.blocked.swap(true, Ordering::SeqCst);
+    // A signal handler may block a thread that is blocked, and several domains may be.
+    shared.blocked.fetch_add(1, Ordering::SeqCst);
     let woken = shared.woken.load(Ordering::SeqCst);
     if woken != shared.went_on.load(Ordering::Relaxed)
         && woken != shared.relieved.swap(woken, Ordering::Relaxed)
     {
-        // Who blocks is in the middle of something, and lets nobody go first.
-        let _pass = PassThrough::enter();
         wake_everybody();
     }
     let answer = f();
-    shared.blocked.store(before, Ordering::SeqCst);
+    shared.blocked.fetch_sub(1, Ordering::SeqCst);
     answer
 }
 
@@ -256,6 +267,24 @@ pub(crate) fn wake(address: usize, bits: u32, count: usize) -> usize {
     // Whoever waits counts itself and then looks at the word; we come from changing
     // that word. One of the two sees what the other has done.
     fence(Ordering::SeqCst);
+    if bucket.linked.load(Ordering::Relaxed) == 0 {
+        return 0;
+    }
+    bucket.wake(Some((address, bits)), count)
+}
+
+/// As `wake`, for who has changed the word by an instruction that fences, as those of
+/// locks are on x86-64. It costs next to nothing where nobody waits.
+#[cfg_attr(
+    target_feature = "crt-static",
+    allow(dead_code, reason = "in static programs the locks of C are libc's")
+)]
+#[inline(always)]
+pub(crate) fn wake_after_fence(address: usize, bits: u32, count: usize) -> usize {
+    if !cfg!(target_arch = "x86_64") {
+        fence(Ordering::SeqCst);
+    }
+    let bucket = Bucket::of(address);
     if bucket.linked.load(Ordering::Relaxed) == 0 {
         return 0;
     }
@@ -320,6 +349,7 @@ impl Bucket {
         }
     }
 
+    #[inline(always)]
     fn of(address: usize) -> &'static Bucket {
         // The two lowest bits are always 0. The golden ratio spreads the rest.
         let hash = (address as u64 >> 2).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -395,7 +425,8 @@ impl Bucket {
             }
             let done = !crowd.is_full() || woken == count;
             drop(held);
-            crowd.tell();
+            // Who wakes everybody is about to block, or in a signal handler.
+            crowd.tell(whom.is_some());
             if done {
                 return woken;
             }
@@ -448,7 +479,7 @@ impl Node {
 ///
 /// That is the exception, for nobody expects a switch where a lock is let go of: code
 /// that is in the middle of what belongs to its thread (see `monkey::futex`) may take
-/// and let go of a lock meanwhile.
+/// and let go of a lock meanwhile. So an allocator may: see `monkey::locks::mutex`.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct InVain {
     address: usize,

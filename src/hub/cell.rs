@@ -124,6 +124,7 @@ fn new_task(spec: Spec, vtable: &'static VTable) -> Task {
         scoped: Cell::new(false),
         refusals: Cell::new(0),
         passing: Cell::new(0),
+        os_threads: Cell::new(false),
         midway: Cell::new(false),
         in_vain: Cell::default(),
         detached: Cell::new(false),
@@ -169,7 +170,7 @@ where
         // SAFETY: the block is alive, as above.
         let result = unsafe { (*full).typed.result.get() };
         let ended = match body {
-            Some(body) if task.interrupts.get() & KILL == 0 => {
+            Some(body) if task.interrupts.get() & KILL == 0 || domain::begins_in_any_case(task) => {
                 // The body is moved and its result written as seldom as can
                 // be: both may be large.
                 match unwind::catch(|| {

@@ -28,32 +28,33 @@
 //! there is killed before its first turn, by the very call that spawns it.
 
 use std::any::Any;
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, OnceCell};
 use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::task::{self, AtEnd, TaskPtr};
+use super::seat::Seat;
+use super::task::{self, AtEnd, Task, TaskPtr, TaskRef};
 use super::wait_queue::WaitQueue;
-use super::{HUB, Hub, cell, end, unwind};
-use crate::coroutine::tls::{self, Base, TlsBlock};
+use super::{Hub, cell, end, unwind};
+use crate::coroutine::tls::{self, Base};
 use crate::error::{IsolationError, SpawnError};
-use crate::sys::mark::{self, Mark};
 use crate::sys::pass::{self, PassThrough};
 
 /// One isolated greenlet's thread-local storage, and who belongs to it.
 pub(crate) struct Domain {
-    /// Freed with the domain, when the last member has retired.
-    block: TlsBlock,
-    tid: u32,
-    owner: Cell<Option<TaskPtr>>,
+    /// Given back with the domain, when the last member has retired.
+    seat: Seat,
+    /// Counted, so that no later greenlet is taken for it.
+    owner: OnceCell<TaskRef>,
     /// Tasks that run on the block, or will.
     members: Cell<usize>,
     /// The owner waits here until it is the only one.
     alone: WaitQueue,
     /// Its destructors run, or have run.
     ending: Cell<bool>,
+    /// Its owner is a thread, for all but the hub.
+    thread: Cell<bool>,
     /// A member waits as its thread would: see `Hub::wait_as_thread`.
     waits: Cell<bool>,
     attachment: OnceCell<Box<dyn Attachment>>,
@@ -65,7 +66,8 @@ pub(crate) struct Domain {
 pub(crate) trait Attachment: Any {
     fn as_any(&self) -> &dyn Any;
 
-    /// Lets go of all that is the user's: the domain ends.
+    /// Lets go of all that is the user's: the domain ends. Where it
+    /// [has ended](Hub::is_running_down) nothing is to be kept any more.
     fn clear(&self);
 }
 
@@ -87,16 +89,11 @@ impl std::ops::Deref for DomainPtr {
 impl Domain {
     #[inline(always)]
     pub(super) fn base(&self) -> Base {
-        self.block.base()
-    }
-
-    pub(super) fn set_told(&self, told: Arc<dyn AtEnd>) {
-        // It is set once, by who has made it.
-        let _ = self.told.set(told);
+        self.seat.block().base()
     }
 
     pub(super) fn is_owner(&self, task: TaskPtr) -> bool {
-        self.owner.get() == Some(task)
+        self.owner.get().is_some_and(|owner| owner.ptr() == task)
     }
 
     /// Of its members one is in this process, which has been forked.
@@ -105,12 +102,16 @@ impl Domain {
         self.waits.set(false);
     }
 
-    pub(super) fn is_ending(&self) -> bool {
-        self.ending.get()
+    pub(super) fn set_thread(&self) {
+        self.thread.set(true);
     }
 
-    pub(super) fn enter(&self) {
-        self.members.set(self.members.get() + 1);
+    pub(super) fn is_thread(&self) -> bool {
+        self.thread.get()
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.get()
     }
 
     pub(super) fn attachment(&self) -> &OnceCell<Box<dyn Attachment>> {
@@ -118,94 +119,70 @@ impl Domain {
     }
 }
 
+/// Whether glibc's locks know an isolated greenlet by this number, of whatever thread.
+#[cfg(all(feature = "monkey", not(target_feature = "crt-static")))]
+pub(crate) fn is_isolated_number(number: u32) -> bool {
+    tls::TIDS.contains(&number)
+}
+
 /// Whether this process can have isolated greenlets.
 pub(crate) fn isolation() -> Result<(), IsolationError> {
     tls::support()
-}
-
-// Numbers beyond those of the kernel's threads, of which there are never more than
-// 2^22, and within those that a lock's word has room for.
-const FIRST_TID: u32 = (1 << 22) + 1;
-const LAST_TID: u32 = (1 << 30) - 2;
-
-/// The thread ids that this hub's isolated greenlets have had, to be used again.
-pub(super) struct Tids(RefCell<Vec<u32>>);
-
-impl Tids {
-    pub(super) const fn new() -> Tids {
-        Tids(RefCell::new(Vec::new()))
-    }
-
-    /// One that nobody has who is alive.
-    fn take(&self) -> Result<u32, IsolationError> {
-        static NEXT: AtomicU32 = AtomicU32::new(FIRST_TID);
-        if let Some(tid) = self.0.borrow_mut().pop() {
-            return Ok(tid);
-        }
-        let next = |tid: u32| (tid < LAST_TID).then_some(tid + 1);
-        NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next)
-            .map_err(|_| IsolationError::TooMany)
-    }
-
-    fn give(&self, tid: u32) {
-        self.0.borrow_mut().push(tid);
-    }
 }
 
 impl Hub {
     /// Makes a greenlet with thread-local storage of its own, and queues it.
     ///
     /// The body and what it returns must be `Send`, although nobody here can ask that
-    /// of them: they meet two domains.
-    pub(crate) fn spawn_isolated(
+    /// of them: they meet two domains. Who is told of its end is made by `told`.
+    pub(crate) fn spawn_isolated<A: AtEnd + 'static>(
         &self,
+        seat: Seat,
         options: super::SpawnOptions,
         body: impl FnOnce() + Send + 'static,
-    ) -> Result<super::Handle<()>, SpawnError> {
-        let domain = self.make_domain()?;
+        told: impl FnOnce(&Task) -> Arc<A>,
+    ) -> Result<Arc<A>, SpawnError> {
+        let domain = self.make_domain(seat);
         let handle = match self.create_task_in(options, Some(domain), body) {
             Ok(handle) => handle,
             Err(error) => {
-                domain.enter();
+                self.enter_domain(domain);
                 self.leave_domain(domain);
                 return Err(error);
             }
         };
-        domain.owner.set(Some(handle.task().ptr()));
-        self.make_ready(handle.task().ptr());
-        Ok(handle)
+        // The hub knows it, and others could kill it now, or run it soon: an allocator
+        // that would park has to block.
+        let _pass = PassThrough::enter();
+        let task = handle.task();
+        // It has none yet.
+        let _ = domain.owner.set(task.clone());
+        let told = told(task);
+        let _ = domain.told.set(Arc::<A>::clone(&told));
+        self.make_ready(task.ptr());
+        Ok(told)
     }
 
-    fn make_domain(&self) -> Result<DomainPtr, SpawnError> {
-        // The loader has locks of its own meanwhile.
-        let _pass = PassThrough::enter();
-        let tid = self.tids.take()?;
-        let block = TlsBlock::new(tid).inspect_err(|_| self.tids.give(tid))?;
-        let inherited = Inherited {
-            hub: self,
-            mark: mark::get(),
-        };
-        // SAFETY: the block is alive and this thread's; what is called takes this
-        // argument, sets variables, and does nothing else.
-        unsafe {
-            tls::on_base(
-                block.base(),
-                inherit,
-                (&raw const inherited).cast_mut().cast(),
-            )
-        };
+    fn make_domain(&self, seat: Seat) -> DomainPtr {
+        seat.bring_to(self);
         let domain = Box::new(Domain {
-            block,
-            tid,
-            owner: Cell::new(None),
+            seat,
+            owner: OnceCell::new(),
             members: Cell::new(0),
             alone: WaitQueue::new(),
             ending: Cell::new(false),
+            thread: Cell::new(false),
             waits: Cell::new(false),
             attachment: OnceCell::new(),
             told: OnceCell::new(),
         });
-        Ok(DomainPtr(NonNull::from(Box::leak(domain))))
+        DomainPtr(NonNull::from(Box::leak(domain)))
+    }
+
+    /// A task is to run in the domain.
+    pub(super) fn enter_domain(&self, domain: DomainPtr) {
+        domain.members.set(domain.members.get() + 1);
+        self.isolated.set(self.isolated.get() + 1);
     }
 
     /// A member has retired; the last one takes the domain with it. On the loop's own
@@ -216,11 +193,11 @@ impl Hub {
         let _pass = PassThrough::enter();
         let left = domain.members.get() - 1;
         domain.members.set(left);
+        self.isolated.set(self.isolated.get() - 1);
         match left {
             // It was not alone when it ended: see `end_domain`.
             0 if domain.owner.get().is_some() && !domain.is_ending() => {}
             0 => {
-                self.tids.give(domain.tid);
                 // SAFETY: it was leaked by `make_domain`, and had this last member.
                 drop(unsafe { Box::from_raw(domain.0.as_ptr()) });
             }
@@ -231,18 +208,73 @@ impl Hub {
         }
     }
 
+    /// The main greenlet of those on the caller's thread-locals: the thread's, or the
+    /// owner of the domain, which may have ended.
+    pub(crate) fn main_here(&self) -> TaskPtr {
+        let owner = |domain: DomainPtr| domain.owner.get().map(TaskRef::ptr);
+        let domain = self.current().domain;
+        domain.and_then(owner).unwrap_or(self.main())
+    }
+
+    /// Whether the caller's thread-locals are being destroyed, in a greenlet's own
+    /// domain: nobody else will run there.
+    pub(crate) fn is_running_down(&self) -> bool {
+        let domain = self.current().domain;
+        domain.is_some_and(|domain| domain.is_ending())
+    }
+
     /// Whether this greenlet is the only one on its thread-locals, so that what others
     /// do meanwhile does not touch them.
-    pub(super) fn is_alone(task: TaskPtr) -> bool {
-        task.domain.is_some_and(|domain| domain.members.get() == 1)
+    pub(super) fn is_alone(&self, task: TaskPtr) -> bool {
+        self.on_same_locals(task) == 1
+    }
+
+    /// As `is_alone`, of the current greenlet. Who is alone stays so as long as it waits:
+    /// it is the members of a domain who spawn others in it.
+    #[cfg(feature = "monkey")]
+    pub(crate) fn is_alone_here(&self) -> bool {
+        self.is_alone(self.current())
+    }
+
+    /// How many greenlets run on the thread-locals that this one runs on.
+    pub(super) fn on_same_locals(&self, task: TaskPtr) -> usize {
+        match task.domain {
+            Some(domain) => domain.members.get(),
+            None => self.tasks.borrow().len() - self.isolated.get(),
+        }
+    }
+
+    /// Whether other greenlets run on the current one's thread-locals, or the loop does,
+    /// as on the thread's own.
+    #[cfg(all(feature = "monkey", not(target_feature = "crt-static")))]
+    pub(crate) fn shares_thread_locals(&self) -> bool {
+        let task = self.current();
+        task.domain.is_none() || !self.is_alone(task)
+    }
+
+    /// Whether glibc's locks know a greenlet of this thread by this number.
+    #[cfg(all(feature = "monkey", not(target_feature = "crt-static")))]
+    pub(crate) fn is_known_as(&self, number: u32) -> bool {
+        if !is_isolated_number(number) {
+            return number == self.os_thread() as u32;
+        }
+        let is_its = |task: &TaskPtr| {
+            task.domain
+                .is_some_and(|domain| domain.seat.tid() == number)
+        };
+        self.tasks.borrow().iter().any(is_its)
     }
 
     /// Lets the current greenlet wait in what belongs to its *thread*, of which there
-    /// may be one such wait at a time: only in a domain, and if no other member waits
-    /// so. Until what is returned is dropped.
+    /// may be one such wait at a time, until what is returned is dropped: only in a
+    /// domain in which no other member waits so. On the thread's own thread-locals only
+    /// who is alone there, and stays so: it is the members who spawn others.
     pub(crate) fn wait_as_thread(&self) -> Option<WaitsAsThread> {
-        let domain = self.current().domain?;
-        (!domain.waits.replace(true)).then_some(WaitsAsThread(domain))
+        let task = self.current();
+        match task.domain {
+            Some(domain) => (!domain.waits.replace(true)).then_some(WaitsAsThread(Some(domain))),
+            None => self.is_alone(task).then_some(WaitsAsThread(None)),
+        }
     }
 
     /// Whether the caller runs on other thread-locals than its OS thread's own.
@@ -273,26 +305,14 @@ impl Hub {
 }
 
 /// See `Hub::wait_as_thread`.
-pub(crate) struct WaitsAsThread(DomainPtr);
+pub(crate) struct WaitsAsThread(Option<DomainPtr>);
 
 impl Drop for WaitsAsThread {
     fn drop(&mut self) {
-        self.0.waits.set(false);
+        if let Some(domain) = self.0 {
+            domain.waits.set(false);
+        }
     }
-}
-
-/// What a new domain's variables of this crate are to be.
-struct Inherited {
-    hub: *const Hub,
-    mark: Mark,
-}
-
-/// On the new block. All other variables of this crate begin as on a new thread.
-extern "C" fn inherit(inherited: *mut c_void) {
-    // SAFETY: the caller's variable.
-    let inherited = unsafe { &*inherited.cast::<Inherited>() };
-    HUB.set(inherited.hub);
-    mark::set(inherited.mark);
 }
 
 /// The last thing that a greenlet does in its domain, if that is its own.
@@ -305,6 +325,12 @@ pub(super) fn leave(task: TaskPtr) {
     }
 }
 
+/// Whoever makes a thread relies on it that it begins.
+pub(super) fn begins_in_any_case(task: TaskPtr) -> bool {
+    task.domain
+        .is_some_and(|domain| domain.is_thread() && domain.is_owner(task))
+}
+
 /// The greenlet has ended: tells who wants to know, if it is isolated.
 #[inline]
 pub(super) fn tell(task: TaskPtr) {
@@ -312,6 +338,9 @@ pub(super) fn tell(task: TaskPtr) {
         if domain.is_owner(task) {
             if let Some(told) = domain.told.get() {
                 told.ended(&task);
+            }
+            if domain.is_thread() {
+                Hub::get().threads.one_has_ended();
             }
         }
     }
@@ -332,23 +361,27 @@ fn end_domain(hub: &Hub, domain: DomainPtr, owner: TaskPtr) {
                 .park(reason, super::Kind::External, Some(deadline), false);
         });
     }
+    // Somebody may go on, or was given up in the middle, and may have references into
+    // thread-locals: then these stay for ever.
+    let alone = domain.members.get() == 1;
+    domain.ending.set(alone);
     // User code may be in it, or in what it drops.
-    let clear = || {
-        if let Some(attachment) = domain.attachment.get() {
-            unwind::contain(|| attachment.clear());
-        }
-    };
-    clear();
-    if domain.members.get() > 1 {
-        // Somebody goes on, or was given up in the middle, and may have references
-        // into thread-locals: these stay for ever.
+    if let Some(attachment) = domain.attachment.get() {
+        unwind::contain(|| attachment.clear());
+    }
+    if !alone {
         return;
     }
-    domain.ending.set(true);
-    // SAFETY: the greenlet runs on this block, and nobody else does; those who are
-    // spawned from now on never will. What its frames further up still do is ours.
-    unsafe { tls::run_down() };
-    clear();
+    loop {
+        // SAFETY: the greenlet runs on this block, and nobody else does; those who are
+        // spawned from now on never will. What its frames further up still do is ours.
+        unsafe { tls::run_down() };
+        // A destructor may have used further variables of the greenlet's own, and their
+        // values may use thread-locals.
+        if !task::drop_locals(owner) {
+            return;
+        }
+    }
 }
 
 /// The first turn of a greenlet that is spawned while thread-locals are destroyed: it

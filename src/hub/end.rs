@@ -24,7 +24,7 @@ use super::wait::{self, Kind, Reason};
 use super::{HUB, Hub, TimerTarget, interrupt, watch};
 use crate::coroutine::{overflow, tls};
 use crate::sys::pass::PassThrough;
-use crate::sys::{clock, fork, thread_end};
+use crate::sys::{clock, fork, thread_end, threads};
 
 /// How many rounds of a millisecond or more `shutdown` gives greenlets that
 /// were killed and still run.
@@ -83,6 +83,9 @@ impl Hub {
 }
 
 extern "C" fn before_thread_locals(hub: *mut c_void) {
+    if let Some(hub) = Hub::try_current() {
+        super::threads::run_to_their_end(hub);
+    }
     take_away(hub.cast_const().cast());
 }
 
@@ -250,6 +253,10 @@ fn after_fork() {
         task.state.set(State::Lost);
     }
     tasks.clear();
+    hub.isolated.set(usize::from(me.domain.is_some()));
+    hub.threads.only_is_left(me.domain);
+    hub.held_back.forget();
+    hub.os_thread.set(threads::current());
     if let Some(domain) = me.domain {
         domain.only_one_is_left();
     }

@@ -34,13 +34,14 @@ use super::numbers::Numbers;
 use super::own::is_own;
 use super::quiet::Quiet;
 use super::reactor::{ALL_CLOSED, LOST};
+use super::shared::HubShared;
 use super::source::{Direction, NOBODY, Source};
 use super::wait::{Kind, Reason};
 use super::wait_queue::Place;
-use crate::sys::clock;
 use crate::sys::fork::PerProcess;
 use crate::sys::os::{self, Errno};
 use crate::sys::pass::PassThrough;
+use crate::sys::{clock, socket};
 
 /// How often a descriptor is asked that cannot be waited for.
 const LOOK_AGAIN: u64 = 1_000_000;
@@ -112,10 +113,7 @@ impl Hub {
                 answer => return answer,
             }
         };
-        let mut armed = match &known {
-            Some(source) => Armed::Before(Rc::clone(source)),
-            None => Armed::Not,
-        };
+        let mut armed = Armed::before(known.clone());
         loop {
             let ended = self.await_source(&mut armed, fd, direction, deadline)?;
             match attempt() {
@@ -131,7 +129,7 @@ impl Hub {
     /// goes for this one too. It may be that of another one by now, closed where
     /// nobody told us: whoever trusts it makes sure if nothing happens for a while.
     fn trusted_source(&self, fd: RawFd, wanted: u32) -> Option<Rc<Source>> {
-        // If it has been closed by another thread, the note of that may be on its way.
+        // Closed, and not armed since: what is known is of no use.
         if !ARMED.contains(fd) {
             return None;
         }
@@ -183,11 +181,7 @@ impl Hub {
         }
         let (source, until) = match armed {
             Armed::Now(source) => (source, deadline),
-            Armed::Before(source) => {
-                let soon = clock::now_ns().saturating_add(TRUST);
-                let until = deadline.map_or(soon, |deadline| deadline.min(soon));
-                (source, Some(until))
-            }
+            Armed::Before(source) => (source, sooner(deadline, TRUST)),
             Armed::Not => unreachable!("it was just armed"),
         };
         self.renew_budget();
@@ -197,7 +191,7 @@ impl Hub {
             Quiet::Answered => Ok(Ended::Perhaps),
             Quiet::TimedOut if until == deadline => Ok(Ended::TimedOut),
             Quiet::TimedOut => {
-                *armed = Armed::Not;
+                armed.doubt();
                 Ok(Ended::Perhaps)
             }
             Quiet::Refused(error) => Err(error),
@@ -207,11 +201,10 @@ impl Hub {
     /// The kernel has no room to watch a descriptor: it is tried now and then.
     #[cold]
     fn await_unwatched(&self, deadline: Option<u64>) -> Result<Ended, Errno> {
-        let soon = clock::now_ns().saturating_add(LOOK_AGAIN);
-        let until = deadline.map_or(soon, |deadline| deadline.min(soon));
-        match self.sleep_quietly(until) {
+        let until = sooner(deadline, LOOK_AGAIN);
+        match self.sleep_quietly(until.unwrap_or_default()) {
             Quiet::Refused(error) => Err(error),
-            _ if Some(until) == deadline => Ok(Ended::TimedOut),
+            _ if until == deadline => Ok(Ended::TimedOut),
             _ => Ok(Ended::Perhaps),
         }
     }
@@ -221,15 +214,19 @@ impl Hub {
     pub(crate) fn watch(&self, interests: impl IntoIterator<Item = Interest>) -> Watch<'_> {
         let watched = |interest| Watched {
             interest,
-            source: None,
+            armed: Armed::Not,
             is_constant: false,
         };
-        let watched: Vec<_> = interests.into_iter().map(watched).collect();
-        Watch {
-            hub: self,
-            trusts: watched.len() > MANY,
-            watched,
+        let mut watched: Vec<_> = interests.into_iter().map(watched).collect();
+        if watched.len() > MANY {
+            for Watched {
+                interest, armed, ..
+            } in &mut watched
+            {
+                *armed = Armed::before(self.trusted_source(interest.fd, interest.wanted));
+            }
         }
+        Watch { hub: self, watched }
     }
 
     /// Parks until the descriptor may be read from, or fails, and lets a kill or a
@@ -258,7 +255,7 @@ impl Hub {
             self.verify_source(fd);
         }
         if let Ok(source) = &armed {
-            source.learn_protocol(|| os::socket_protocol(fd));
+            source.learn_protocol(|| socket::option(fd, libc::SO_PROTOCOL).ok());
         }
         os::set_errno(saved);
         match armed {
@@ -270,22 +267,48 @@ impl Hub {
     }
 }
 
-/// Whether the kernel has been told what an operation waits for.
+/// Whether the kernel has been told what is waited for.
 enum Armed {
     Not,
-    /// For an earlier operation; that it is the same descriptor still is likely.
+    /// For an earlier wait; that it is the same descriptor still is likely, for
+    /// `close` says when not. If nothing happens for a while, it is made sure.
     Before(Rc<Source>),
-    /// For this one.
+    /// For this operation.
     Now(Rc<Source>),
 }
 
 impl Armed {
-    fn covers(&self, wanted: u32) -> bool {
+    fn before(trusted: Option<Rc<Source>>) -> Armed {
+        trusted.map_or(Armed::Not, Armed::Before)
+    }
+
+    fn source(&self) -> Option<&Rc<Source>> {
         match self {
-            Armed::Not => false,
-            Armed::Before(source) | Armed::Now(source) => source.covers(wanted),
+            Armed::Not => None,
+            Armed::Before(source) | Armed::Now(source) => Some(source),
         }
     }
+
+    fn covers(&self, wanted: u32) -> bool {
+        self.source().is_some_and(|source| source.covers(wanted))
+    }
+
+    fn is_trusted(&self) -> bool {
+        matches!(self, Armed::Before(_))
+    }
+
+    /// Nothing has happened for a while: it is made sure.
+    fn doubt(&mut self) {
+        if self.is_trusted() {
+            *self = Armed::Not;
+        }
+    }
+}
+
+/// The deadline, or in so many nanoseconds if that is sooner.
+fn sooner(deadline: Option<u64>, time: u64) -> Option<u64> {
+    let soon = clock::now_ns().saturating_add(time);
+    Some(deadline.map_or(soon, |deadline| deadline.min(soon)))
 }
 
 /// Several descriptors that are waited for at once, with what is known of them
@@ -301,19 +324,15 @@ impl Armed {
 /// error that only another call can take, costs one look and no more.
 ///
 /// Nor is it told anew at once of *many* that it was told of for an earlier wait: a
-/// server that polls ten thousand would make as many system calls each time. That
-/// those are the same descriptors still is likely, for `close` says when not; if
-/// nothing happens for a while, it is made sure.
+/// server that polls ten thousand would make as many system calls each time.
 pub(crate) struct Watch<'h> {
     hub: &'h Hub,
-    /// It is yet to be made sure.
-    trusts: bool,
     watched: Vec<Watched>,
 }
 
 struct Watched {
     interest: Interest,
-    source: Option<Rc<Source>>,
+    armed: Armed,
     /// As a file on a disk: what it is ready for never changes.
     is_constant: bool,
 }
@@ -334,29 +353,22 @@ impl Watch<'_> {
     /// # Errors
     /// The refusal.
     pub(crate) fn park(&mut self, deadline: Option<u64>) -> Result<Ended, Errno> {
-        let mut until = deadline;
-        let mut no_longer_than = |time: u64| {
-            let then = clock::now_ns().saturating_add(time);
-            until = Some(until.map_or(then, |until| until.min(then)));
-        };
-        match self.arm() {
-            Ok(()) if self.trusts => no_longer_than(TRUST),
-            Ok(()) => {}
+        let until = match self.arm() {
+            Ok(()) if self.watched.iter().any(|it| it.armed.is_trusted()) => {
+                sooner(deadline, TRUST)
+            }
+            Ok(()) => deadline,
             // It has just been closed, which the next look tells; or the kernel has no
             // room for more, or it is one of our own, or an epoll set that contains
             // the hub's: it cannot be waited for.
-            Err(_) => no_longer_than(LOOK_AGAIN),
-        }
+            Err(_) => sooner(deadline, LOOK_AGAIN),
+        };
         match self.park_armed(until) {
             Quiet::Answered if self.watched.iter().any(Watched::is_closed) => Ok(Ended::Closed),
             Quiet::Answered => Ok(Ended::Perhaps),
             Quiet::TimedOut if until == deadline => Ok(Ended::TimedOut),
             Quiet::TimedOut => {
-                if std::mem::take(&mut self.trusts) {
-                    self.watched
-                        .iter_mut()
-                        .for_each(|watched| watched.source = None);
-                }
+                self.watched.iter_mut().for_each(|it| it.armed.doubt());
                 Ok(Ended::Perhaps)
             }
             Quiet::Refused(error) => Err(error),
@@ -378,19 +390,12 @@ impl Watch<'_> {
         let mut trouble = Ok(());
         for watched in &mut self.watched {
             let Interest { fd, wanted } = watched.interest;
-            let is_armed = |source: &Rc<Source>| source.covers(wanted);
-            if watched.is_constant || watched.source.as_ref().is_some_and(is_armed) {
+            if watched.is_constant || watched.armed.covers(wanted) {
                 continue;
             }
-            watched.source = match self.trusts {
-                true => self.hub.known_source(fd).filter(is_armed),
-                false => None,
-            };
-            if watched.source.is_some() {
-                continue;
-            }
+            watched.armed = Armed::Not;
             match self.hub.arm_foreign(fd, wanted, round) {
-                Ok(source) => watched.source = Some(source),
+                Ok(source) => watched.armed = Armed::Now(source),
                 Err(libc::EPERM) => watched.is_constant = true,
                 Err(error) => trouble = Err(error),
             }
@@ -402,7 +407,7 @@ impl Watch<'_> {
         if let [
             Watched {
                 interest,
-                source: Some(source),
+                armed: Armed::Now(source),
                 ..
             },
         ] = &self.watched[..]
@@ -418,7 +423,7 @@ impl Watch<'_> {
         let pass = PassThrough::enter();
         let mut places: Vec<&dyn Place> = Vec::with_capacity(self.watched.len());
         for watched in &self.watched {
-            if let Some(source) = &watched.source {
+            if let Some(source) = watched.armed.source() {
                 for queue in source.queues(watched.interest.wanted) {
                     places.push(queue);
                 }
@@ -433,7 +438,7 @@ impl Watch<'_> {
 
 impl Watched {
     fn is_closed(&self) -> bool {
-        self.source.as_ref().is_some_and(|source| source.is_gone())
+        self.armed.source().is_some_and(|source| source.is_gone())
     }
 }
 
@@ -493,14 +498,24 @@ fn forget(fd: RawFd) {
 /// that number, and all is well with it.
 #[cold]
 fn verify(fd: RawFd) {
+    tell_hubs(
+        |hub| hub.verify_source(fd),
+        |shared| shared.push_retired(fd, NOBODY),
+    );
+}
+
+/// Has every hub that has a reactor do something: this thread's at once, and the
+/// others when they come to their notes.
+fn tell_hubs(mine: impl Fn(&Hub), others: impl Fn(&HubShared)) {
     if is_borrowed_memory() {
         return;
     }
     let _pass = PassThrough::enter();
     let saved = os::errno();
     everywhere().for_each_hub(|shared| match Hub::try_current() {
-        Some(hub) if std::ptr::eq(hub.shared_ptr(), Arc::as_ptr(shared)) => hub.verify_source(fd),
-        _ => shared.push_retired(fd, NOBODY),
+        Some(hub) if std::ptr::eq(hub.shared_ptr(), Arc::as_ptr(shared)) => mine(hub),
+        _ if shared.is_closed() => {}
+        _ => others(shared),
     });
     os::set_errno(saved);
 }
@@ -514,31 +529,21 @@ pub(super) fn is_borrowed_memory() -> bool {
 
 #[cold]
 fn lose(fd: RawFd) {
-    if is_borrowed_memory() {
-        return;
-    }
-    let _pass = PassThrough::enter();
-    let saved = os::errno();
-    everywhere().for_each_hub(|shared| match Hub::try_current() {
-        Some(hub) if std::ptr::eq(hub.shared_ptr(), Arc::as_ptr(shared)) => hub.lose(fd),
-        _ if !shared.is_closed() && shared.stands_on(fd) => shared.push_retired(fd, LOST),
-        _ => {}
-    });
-    os::set_errno(saved);
+    tell_hubs(
+        |hub| hub.lose(fd),
+        |shared| {
+            if shared.stands_on(fd) {
+                shared.push_retired(fd, LOST);
+            }
+        },
+    );
 }
 
 /// Many descriptors were closed at once, those that have an owner among them, who
 /// knows nothing of it: everybody who waits for any of them is to try again.
 #[cold]
 pub(crate) fn all_look_again() {
-    if is_borrowed_memory() {
-        return;
-    }
-    let _pass = PassThrough::enter();
-    let saved = os::errno();
-    everywhere().for_each_hub(|shared| match Hub::try_current() {
-        Some(hub) if std::ptr::eq(hub.shared_ptr(), Arc::as_ptr(shared)) => hub.look_again(),
-        _ => shared.push_retired(-1, ALL_CLOSED),
+    tell_hubs(Hub::look_again, |shared| {
+        shared.push_retired(-1, ALL_CLOSED)
     });
-    os::set_errno(saved);
 }

@@ -44,7 +44,9 @@
 //! | `address` | waits by address, as the kernel's futexes are |
 //! | `gate` | what many wait for together, woken in batches |
 //! | `parker` | `Parker` and `Unparker`, the public face of waiting |
-//! | `domain` | thread-local storage of a greenlet's own, and who shares it |
+//! | `domain`, `seat` | thread-local storage of a greenlet's own, who shares it, and how it is made |
+//! | `held` | a domain whose members wait for one of them |
+//! | `threads` | threads that are isolated greenlets |
 //! | `end` | threads that end, `shutdown`, and fork |
 //! | `report` | who waits on what, and the deadlock report |
 //! | `watch` | how other threads see whether a hub goes on |
@@ -60,6 +62,14 @@ mod end;
 mod exclusive;
 mod foreign;
 mod gate;
+#[cfg_attr(
+    not(feature = "monkey"),
+    allow(
+        dead_code,
+        reason = "only what libc's callers do makes a domain stand still"
+    )
+)]
+mod held;
 mod inbox;
 mod interrupt;
 mod io;
@@ -73,11 +83,13 @@ mod reactor;
 mod report;
 mod run;
 mod run_queue;
+mod seat;
 mod shared;
 mod slab;
 mod source;
 mod switch;
 mod task;
+mod threads;
 mod timers;
 mod unwind;
 mod wait;
@@ -90,10 +102,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use self::cell::{Blocks, Spec};
-use self::domain::{DomainPtr, Tids};
+use self::domain::DomainPtr;
+use self::held::HeldBack;
 use self::reactor::Reactor;
 use self::run_queue::RunQueue;
 use self::slab::Slab;
+use self::threads::Threads;
 use self::timers::{TimerKey, Timers};
 use self::wait::Waiter;
 use self::watch::Pulse;
@@ -101,9 +115,11 @@ use crate::coroutine::Fibers;
 use crate::coroutine::tls::{self, Base};
 use crate::error::SpawnError;
 use crate::sys::pass::PassThrough;
-use crate::sys::{clock, thread_end};
+use crate::sys::{clock, thread_end, threads as os_threads};
 
 pub(crate) use self::cell::{Ended, Handle};
+#[cfg(all(feature = "monkey", not(target_feature = "crt-static")))]
+pub(crate) use self::domain::is_isolated_number;
 pub(crate) use self::domain::{Attachment, WaitsAsThread, isolation};
 pub(crate) use self::end::close_isolated;
 pub use self::end::shutdown;
@@ -122,10 +138,12 @@ pub(crate) use self::quiet::{Quiet, passes_through, passing, run_handler};
 pub use self::report::report;
 pub(crate) use self::report::{abort_blocked, no_other_threads, panic_deadlock};
 pub(crate) use self::run::may_switch;
+pub(crate) use self::seat::Seat;
 pub(crate) use self::shared::HubShared;
 pub(crate) use self::source::{Direction, bits};
 pub(crate) use self::switch::{Anything, Arrival, Special, awaited_by};
 pub(crate) use self::task::{AtEnd, Link, Local, LocalValue, State, Task, TaskPtr, TaskRef};
+pub(crate) use self::threads::{process_exits, thread_leaves, with_os_threads};
 pub(crate) use self::unwind::{
     Payload, catch, contain, is_interrupt, is_kill, is_timeout, rethrow,
 };
@@ -152,10 +170,15 @@ pub(crate) struct Hub {
     blocks: Blocks,
     /// The OS thread's own thread-locals, on which the loop runs.
     home: Base,
-    tids: Tids,
+    /// How many tasks there are on other thread-locals.
+    isolated: Cell<usize>,
+    threads: Threads,
+    held_back: HeldBack,
     tasks: RefCell<Slab<TaskPtr>>,
     stack_size: Cell<StackSize>,
     next_id: Cell<u64>,
+    /// The kernel's number of the thread.
+    os_thread: Cell<i32>,
     /// Greenlets that have ended.
     ends: Cell<u64>,
     // What wakes them.
@@ -268,10 +291,13 @@ impl Hub {
             fibers: Fibers::new(run::entry),
             blocks: Blocks::new(),
             home: tls::current(),
-            tids: Tids::new(),
+            isolated: Cell::new(0),
+            threads: Threads::new(),
+            held_back: HeldBack::new(),
             tasks: RefCell::new(Slab::new()),
             stack_size: Cell::new(StackSize::DEFAULT),
             next_id: Cell::new(first_id + 1),
+            os_thread: Cell::new(os_threads::current()),
             ends: Cell::new(0),
             timers: RefCell::new(Timers::new()),
             reactor: RefCell::new(None),
@@ -305,6 +331,10 @@ impl Hub {
 
     pub(crate) fn main(&self) -> TaskPtr {
         TaskPtr((&*self.main).into())
+    }
+
+    pub(crate) fn os_thread(&self) -> i32 {
+        self.os_thread.get()
     }
 
     pub(crate) fn coarse_now(&self) -> u64 {
@@ -439,14 +469,14 @@ impl Hub {
         }
         self.fibers.reserve(stack_size)?;
         if let Some(domain) = domain {
-            domain.enter();
+            self.enter_domain(domain);
         }
         let handle = cell::create(self, spec, body);
         let task = handle.task();
-        task.key.set(self.tasks.borrow_mut().insert(task.ptr()));
         if let Some(name) = options.name {
             task.with_extra(|extra| extra.name = Some(name));
         }
+        task.key.set(self.tasks.borrow_mut().insert(task.ptr()));
         if !self.pulse.is_listed() {
             watch::list(self);
         }

@@ -170,6 +170,9 @@ impl Hub {
         unsafe { (task.vtable.give_up)(task) };
         task::finish(task);
         self.tasks.borrow_mut().remove(task.key.get());
+        if task.domain.is_some() {
+            self.isolated.set(self.isolated.get() - 1);
+        }
         // The hub's reference is not given back: the block is leaked with the
         // stack, whose frames refer to it.
         loop {

@@ -30,9 +30,10 @@ use super::Hub;
 use super::own::{Bell, Own, is_own};
 use super::shared::HubShared;
 use super::source::{ALL, NOBODY, Report, Source};
+use crate::sys::clock;
 use crate::sys::os::{self, Errno};
+use crate::sys::pass::{self, PassThrough};
 use crate::sys::timerfd::TimerFd;
-use crate::sys::{clock, pass};
 
 /// Among the notes of what others have closed: it was one of the reactor's own.
 pub(super) const LOST: u64 = u64::MAX;
@@ -76,6 +77,8 @@ fn control(
 }
 
 pub(super) struct Reactor {
+    /// The epoll set and the timer. First, for it is dropped before they are closed.
+    own: [Own; 2],
     poll: Poll,
     events: Events,
     /// By descriptor number.
@@ -83,15 +86,14 @@ pub(super) struct Reactor {
     registered: usize,
     generation: u32,
     /// mio counts milliseconds; this is for what is finer.
-    timer: Option<TimerFd>,
+    timer: TimerFd,
     /// When the timer will go off, if it is set.
     timer_at: Option<u64>,
-    /// The epoll set and the timer. Dropped by hand, before they are.
-    own: Option<(Own, Own)>,
 }
 
 /// The reactor's set, for other threads: to take out what they close.
 pub(super) struct Outlet {
+    /// First, as in the reactor.
     own: Own,
     registry: Registry,
     /// The epoll set's and the timer's numbers in the reactor.
@@ -140,32 +142,37 @@ impl Reactor {
             registry,
             others: [poll.as_raw_fd(), timer.as_raw_fd()],
         });
-        let own = (Own::mark(poll.as_raw_fd()), Own::mark(timer.as_raw_fd()));
         Ok(Reactor {
+            own: [poll.as_raw_fd(), timer.as_raw_fd()].map(Own::mark),
             poll,
             events: Events::with_capacity(EVENTS),
             sources: Vec::new(),
             registered: 0,
             generation: 0,
-            timer: Some(timer),
+            timer,
             timer_at: None,
-            own: Some(own),
         })
     }
 
     /// Its descriptors are not what they were: lets them be, and has whoever waits
     /// register anew.
-    fn abandon(mut self, shared: &HubShared) {
-        drop(self.own.take());
+    fn abandon(self, shared: &HubShared) {
+        let Reactor {
+            own,
+            poll,
+            timer,
+            sources,
+            ..
+        } = self;
+        drop(own);
+        std::mem::forget((poll, timer));
         if let Some(Outlet { own, registry, .. }) = shared.outlet().take() {
             drop(own);
             std::mem::forget(registry);
         }
-        for source in std::mem::take(&mut self.sources).into_iter().flatten() {
+        for source in sources.into_iter().flatten() {
             source.step_aside();
         }
-        self.events = Events::with_capacity(0);
-        std::mem::forget(self);
     }
 
     fn at(&self, fd: RawFd) -> Option<&Rc<Source>> {
@@ -333,21 +340,15 @@ impl Reactor {
             Some(at) if at <= deadline => return None,
             _ => {}
         }
-        match self.timer.as_ref().map(|timer| timer.set(deadline)) {
-            Some(Ok(())) => {
+        match self.timer.set(deadline) {
+            Ok(()) => {
                 self.timer_at = Some(deadline);
                 None
             }
-            _ => Some(Duration::from_nanos(
+            Err(_) => Some(Duration::from_nanos(
                 deadline.saturating_sub(clock::now_ns()),
             )),
         }
-    }
-}
-
-impl Drop for Reactor {
-    fn drop(&mut self) {
-        self.own = None;
     }
 }
 
@@ -375,8 +376,11 @@ impl Hub {
             .map(Rc::clone)
     }
 
-    /// Whatever registration this hub has under the number.
+    /// Whatever registration this hub has under the number, which has not been closed by
+    /// whoever could tell.
+    #[inline]
     pub(super) fn known_source(&self, fd: RawFd) -> Option<Rc<Source>> {
+        self.hear_of_closed();
         self.reactor.borrow().as_ref()?.at(fd).map(Rc::clone)
     }
 
@@ -399,6 +403,7 @@ impl Hub {
         wanted: u32,
         round: u64,
     ) -> Result<Rc<Source>, Errno> {
+        self.hear_of_closed();
         match self.with_reactor(|reactor| reactor.arm(fd, wanted, round)) {
             Ok(armed) => armed,
             // EBADF would say that the descriptor is closed.
@@ -418,6 +423,24 @@ impl Hub {
         if let Some(reactor) = self.reactor.borrow_mut().as_mut() {
             reactor.verify(fd);
         }
+    }
+
+    /// To be called before anything is concluded from what is registered. Another thread
+    /// may have closed a number a moment ago, and the note of that lie there unread, while
+    /// the number is somebody else's by now: they would be told of the former's end.
+    #[inline]
+    fn hear_of_closed(&self) {
+        if self.shared.borrow().has_retired() {
+            self.hear_of_closed_now();
+        }
+    }
+
+    #[cold]
+    fn hear_of_closed_now(&self) {
+        let _pass = PassThrough::enter();
+        let saved = os::errno();
+        self.deregister_retired();
+        os::set_errno(saved);
     }
 
     /// Takes out what other threads have closed. A number without an owner may

@@ -126,7 +126,7 @@ impl Hub {
     #[cold]
     fn leave_unwinding(&self, task: TaskPtr, next: Option<TaskPtr>) {
         let before = task.unwinding.replace(true);
-        if Hub::is_alone(task) {
+        if self.is_alone(task) {
             // The count is its own.
             self.switch_away(task, next);
             task.unwinding.set(before);
@@ -189,7 +189,9 @@ impl Hub {
         match task.state.get() {
             State::Parked | State::Switched | State::New => {
                 task.state.set(State::Runnable);
-                self.queue.push(task);
+                if !self.held_back.take(task) {
+                    self.queue.push(task);
+                }
             }
             State::Runnable | State::Finished | State::Lost => {}
         }

@@ -136,6 +136,13 @@ impl RunQueue {
         self.push_first(task);
     }
 
+    /// Takes them all out, in their order.
+    pub(crate) fn take(&self) -> RunQueue {
+        RunQueue {
+            last: Cell::new(self.last.take()),
+        }
+    }
+
     /// Forgets who is queued, without touching them.
     pub(crate) fn clear(&self) {
         self.last.set(None);

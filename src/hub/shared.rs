@@ -1,15 +1,15 @@
 //! The part of a hub that other threads may touch.
 
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::address::Arrivals;
 use super::inbox::{Inbox, Message};
 use super::own::Bell;
 use super::reactor::Outlet;
-use crate::sys::fork;
 use crate::sys::pass::PassThrough;
+use crate::sys::{fork, spin};
 
 /// Lives as long as the last waiter or `Unparker` that may refer to it, which
 /// can be longer than the hub itself.
@@ -19,8 +19,11 @@ pub(crate) struct HubShared {
     /// epoll set, which it shares.
     fork: u32,
     closed: AtomicBool,
-    /// The thread waits by address, greenlets and all.
-    pub(super) blocked: AtomicBool,
+    /// How many threads are about to tell it something, and have no count of it: see
+    /// `Visit`.
+    visitors: AtomicU32,
+    /// So often the thread, or one of its domains, waits by address, greenlets and all.
+    pub(super) blocked: AtomicUsize,
     /// How often greenlets have been woken by address, and how often one of them has
     /// gone on since.
     pub(super) woken: AtomicUsize,
@@ -34,6 +37,8 @@ pub(crate) struct HubShared {
     outlet: Mutex<Option<Outlet>>,
     /// Descriptors that other threads have closed, with their owners.
     retired: Mutex<Vec<(RawFd, u64)>>,
+    /// There are some, which the hub may have to hear of before it comes to them.
+    has_retired: AtomicBool,
     /// Greenlets that other threads want killed, by their keys.
     kills: Mutex<Vec<u64>>,
 }
@@ -47,7 +52,8 @@ impl HubShared {
             number,
             fork: fork::generation(),
             closed: AtomicBool::new(false),
-            blocked: AtomicBool::new(false),
+            visitors: AtomicU32::new(0),
+            blocked: AtomicUsize::new(0),
             woken: AtomicUsize::new(0),
             went_on: AtomicUsize::new(0),
             relieved: AtomicUsize::new(0),
@@ -55,6 +61,7 @@ impl HubShared {
             arrivals: Arrivals::new(),
             outlet: Mutex::new(None),
             retired: Mutex::new(Vec::new()),
+            has_retired: AtomicBool::new(false),
             kills: Mutex::new(Vec::new()),
         })
     }
@@ -65,8 +72,16 @@ impl HubShared {
         self.closed.load(Ordering::Acquire) || self.fork != fork::generation()
     }
 
+    /// From here on nobody tells it anything. To be called before the hub gives its count
+    /// back: waits for those who are about to, which takes some nanoseconds.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
+        fence(Ordering::SeqCst);
+        let mut tries = 0;
+        while self.visitors.load(Ordering::Acquire) != 0 && self.fork == fork::generation() {
+            tries += 1;
+            spin::a_moment(tries);
+        }
     }
 
     /// Hands a wake-up to the hub. Without effect once it is closed.
@@ -82,10 +97,19 @@ impl HubShared {
     pub(crate) fn push_retired(&self, fd: RawFd, owner: u64) {
         let _pass = PassThrough::enter();
         self.retired().push((fd, owner));
+        self.has_retired.store(true, Ordering::Release);
         self.push((NOBODY, 0));
     }
 
+    /// Whether there is a note of anything that was closed before now, by whoever has
+    /// told this thread so.
+    #[inline]
+    pub(super) fn has_retired(&self) -> bool {
+        self.has_retired.load(Ordering::Acquire)
+    }
+
     pub(crate) fn take_retired(&self) -> Vec<(RawFd, u64)> {
+        self.has_retired.store(false, Ordering::Relaxed);
         std::mem::take(&mut *self.retired())
     }
 
@@ -119,6 +143,38 @@ impl HubShared {
 
     fn retired(&self) -> MutexGuard<'_, Vec<(RawFd, u64)>> {
         self.retired.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps a hub's shared part from being freed, without a count of it: the last one to give
+/// such a count back frees memory, and who wakes others by address may be an allocator that
+/// has just let go of its lock, or a signal handler.
+pub(super) struct Visit(*const HubShared);
+
+impl Visit {
+    /// # Safety
+    /// The hub is there: a greenlet of it waits, and is kept from going on.
+    pub(super) unsafe fn begin(hub: *const HubShared) -> Visit {
+        // SAFETY: the caller's promise. `close` comes before it is freed, and either finds
+        // us counted, or we find it closed.
+        unsafe { &*hub }.visitors.fetch_add(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        Visit(hub)
+    }
+}
+
+impl std::ops::Deref for Visit {
+    type Target = HubShared;
+
+    fn deref(&self) -> &HubShared {
+        // SAFETY: it is not freed before we have gone.
+        unsafe { &*self.0 }
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.visitors.fetch_sub(1, Ordering::Release);
     }
 }
 

@@ -23,7 +23,6 @@ use std::fmt;
 use std::panic::Location;
 use std::ptr::NonNull;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use super::address::InVain;
 use super::domain::{self, DomainPtr};
@@ -172,6 +171,8 @@ pub(crate) struct Task {
     /// So many calls in a row have been answered with an error only because it
     /// is to end, or to leave a `timeout`: see `quiet`.
     pub(crate) refusals: Cell<u8>,
+    /// It asked that threads that it makes be OS threads.
+    pub(crate) os_threads: Cell<bool>,
     /// It asked that its blocking calls block the thread, so many times over.
     pub(crate) passing: Cell<u32>,
     /// Counts this task's waits, so that a late wake-up is recognised.
@@ -223,13 +224,6 @@ impl Task {
     pub(crate) fn clear_interrupt(&self, bits: u8) {
         self.interrupts.set(self.interrupts.get() & !bits);
         self.refusals.set(0);
-    }
-
-    /// Who is told that it has ended, of an isolated greenlet.
-    pub(crate) fn tell_at_its_end(&self, told: Arc<dyn AtEnd>) {
-        if let Some(domain) = self.domain {
-            domain.set_told(told);
-        }
     }
 
     /// What others know it by.
@@ -356,16 +350,15 @@ pub(crate) fn release(task: TaskPtr) {
 
 /// Drops the values of a task's `greenlet_local!` variables, on its own stack,
 /// the last one first. A destructor may use further variables for the first
-/// time; those are dropped too.
+/// time; those are dropped too. Whether there were any.
 #[inline]
-pub(crate) fn drop_locals(task: TaskPtr) {
-    if task.has_extra.get() {
-        drop_locals_of(task);
-    }
+pub(crate) fn drop_locals(task: TaskPtr) -> bool {
+    task.has_extra.get() && drop_locals_of(task)
 }
 
 #[cold]
-fn drop_locals_of(task: TaskPtr) {
+fn drop_locals_of(task: TaskPtr) -> bool {
+    let mut any = false;
     loop {
         let local = match task.extra.borrow_mut().as_mut() {
             Some(extra) => extra.locals.iter_mut().rev().find_map(Local::destroy),
@@ -373,8 +366,9 @@ fn drop_locals_of(task: TaskPtr) {
         };
         match local {
             Some(local) => unwind::contain(move || drop(local)),
-            None => return,
+            None => return any,
         }
+        any = true;
     }
 }
 

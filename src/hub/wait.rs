@@ -35,6 +35,8 @@ use loom::sync::{
 
 use super::interrupt;
 use super::shared::HubShared;
+#[cfg(not(feature = "loom"))]
+use super::shared::Visit;
 use super::task::{PENDING, State, TaskPtr};
 use super::{Hub, TimerTarget};
 use crate::sys::clock;
@@ -185,6 +187,26 @@ impl Waiter {
         self.claim_from_afar(index)
     }
 
+    /// As `claim_answer`, for who tells the hub in another way, and may touch one of its own
+    /// thread no more than another's if it is a signal handler, which stands in the middle
+    /// of it. Memory is neither asked for nor freed.
+    ///
+    /// # Errors
+    /// The hub that is to be told.
+    #[cfg(not(feature = "loom"))]
+    pub(super) fn claim_visiting(&self, in_handler: bool) -> Result<Answer, Visit> {
+        let here = Hub::try_current().is_some_and(|hub| ptr::eq(hub.shared_ptr(), self.hub));
+        if here && !in_handler {
+            return Ok(self.claim_answer(0));
+        }
+        // SAFETY: as below.
+        let visit = unsafe { Visit::begin(self.hub) };
+        match visit.is_closed() || !self.try_claim(ANSWERED) {
+            true => Ok(Answer::Refused),
+            false => Err(visit),
+        }
+    }
+
     fn claim_from_afar(&self, index: u32) -> Answer {
         // SAFETY: the waiting greenlet's hub holds a count while the greenlet
         // waits; ours keeps it alive when that thread ends just after.
@@ -307,12 +329,6 @@ pub(super) struct Delivery {
 }
 
 impl Delivery {
-    /// The hub that is to be told, for who tells it in another way.
-    #[cfg(not(feature = "loom"))]
-    pub(super) fn into_hub(self) -> Arc<HubShared> {
-        self.hub
-    }
-
     pub(super) fn send(self) {
         self.hub.push(self.address);
     }

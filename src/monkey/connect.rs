@@ -10,8 +10,8 @@ use libc::{sockaddr, socklen_t};
 use super::entry::{Answer, Part, hub, interposed, is_any_on, operation_on, raw};
 use super::kernel::{self, Attempt};
 use crate::hub::{Direction, Hub, Quiet};
-use crate::sys::clock;
 use crate::sys::os::Errno;
+use crate::sys::{clock, socket};
 
 /// How often a Unix socket is asked whether its queue has room again. Nothing
 /// tells who waits for that.
@@ -71,7 +71,7 @@ unsafe fn connect_parking(
         let mut on_its_way = None;
         let patience = || kernel::patience(fd, Some(libc::SO_SNDTIMEO));
         let answer = hub.until_ready(fd, Direction::Write, patience, || {
-            match kernel::without_blocking(fd, || true, call)? {
+            match kernel::without_blocking(fd, call)? {
                 Attempt::Nonblocking(answer) => Ok(answer),
                 Attempt::Blocking(Err(error @ (libc::EINPROGRESS | libc::EALREADY))) => {
                     on_its_way.get_or_insert(error);
@@ -131,7 +131,7 @@ unsafe fn take_connection(
 fn accept_again(fd: RawFd, call: impl Fn() -> Result<usize, Errno>) -> Result<usize, Errno> {
     loop {
         // With a timeout there is no telling; most likely it is over.
-        if kernel::is_nonblocking(fd)? || kernel::socket_timeout(fd, libc::SO_RCVTIMEO).is_some() {
+        if kernel::is_nonblocking(fd)? || socket::timeout(fd, libc::SO_RCVTIMEO).is_some() {
             return Err(libc::EAGAIN);
         }
         match call() {

@@ -39,8 +39,11 @@ pub enum Part {
     Process,
     /// Looking up names.
     Dns,
-    /// Locks that wait by futex: std's `Mutex`, `Condvar`, `RwLock`, `Once`.
+    /// Locks: std's, which wait by futex, and those of C: `pthread_mutex_lock`, `sem_wait`
+    /// and their kin.
     Locks,
+    /// New threads: they are isolated greenlets.
+    Threads,
 }
 
 impl Part {
@@ -102,6 +105,18 @@ pub(super) fn operation(hub: &Hub) -> Result<(), Errno> {
     }
     hub.spend_operation();
     Ok(())
+}
+
+/// As `operation`, for a wait of so many nanoseconds. With no time at all it does not
+/// block, see `operation_on`.
+///
+/// # Errors
+/// As for `operation`.
+pub(super) fn operation_within(hub: &Hub, time: Option<u64>) -> Result<(), Errno> {
+    match time {
+        Some(0) => Ok(()),
+        _ => operation(hub),
+    }
 }
 
 /// As `operation`, on this descriptor. What does not block, for its user has made the
@@ -226,8 +241,11 @@ pub(super) struct Row {
 /// are called by code that keeps libc's contract for the function of this name,
 /// which is what their `unsafe` asks for.
 macro_rules! interposed {
+    ($part:ident; $($functions:tt)*) => {
+        $crate::monkey::entry::interposed! { @ "C", $part; $($functions)* }
+    };
     (
-        $part:ident;
+        @ $abi:literal, $part:ident;
         $(
             #[doc = $what:literal]
             $(#[doc = $more:literal])*
@@ -243,10 +261,10 @@ macro_rules! interposed {
             /// As for libc's function of this name.
             $(#[cfg($cfg)])?
             #[unsafe(no_mangle)]
-            pub(crate) unsafe extern "C" fn $name($($arg: $type),*) $(-> $ret)? $body
+            pub(crate) unsafe extern $abi fn $name($($arg: $type),*) $(-> $ret)? $body
         )*
 
-        pub(super) static ROWS: &[$crate::monkey::entry::Row] = &[
+        pub(in crate::monkey) static ROWS: &[$crate::monkey::entry::Row] = &[
             $(
                 $(#[cfg($cfg)])?
                 $crate::monkey::entry::Row {
@@ -260,3 +278,22 @@ macro_rules! interposed {
     };
 }
 pub(super) use interposed;
+
+/// As `interposed!`, where libc's own function calls code that may unwind, or is a
+/// cancellation point: until it is patched, what ends a thread goes through ours. In a
+/// program that cannot unwind there is nothing of ours in the way either, for no call is
+/// watched.
+#[cfg(all(panic = "unwind", not(target_feature = "crt-static")))]
+macro_rules! interposed_unwinding {
+    ($part:ident; $($functions:tt)*) => {
+        $crate::monkey::entry::interposed! { @ "C-unwind", $part; $($functions)* }
+    };
+}
+#[cfg(all(not(panic = "unwind"), not(target_feature = "crt-static")))]
+macro_rules! interposed_unwinding {
+    ($($functions:tt)*) => {
+        $crate::monkey::entry::interposed! { $($functions)* }
+    };
+}
+#[cfg(not(target_feature = "crt-static"))]
+pub(super) use interposed_unwinding;

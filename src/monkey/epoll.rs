@@ -8,7 +8,7 @@ use std::ptr;
 
 use libc::{epoll_event, sigset_t, timespec};
 
-use super::entry::{Answer, Part, hub_of_thread, interposed, operation, raw};
+use super::entry::{Answer, Part, hub_of_thread, interposed, operation_within, raw};
 use super::kernel;
 use crate::hub::{Hub, Interest, WatchEnded, bits};
 use crate::sys::clock;
@@ -105,7 +105,7 @@ unsafe fn wait_parking(
     mask: *const sigset_t,
     plain: impl FnOnce() -> Result<usize, Errno>,
 ) -> Result<usize, Errno> {
-    operation(hub)?;
+    operation_within(hub, time)?;
     // SAFETY: the caller's promise.
     let ready = unsafe { ask(set, events, most, 0, mask) }?;
     if ready > 0 || time == Some(0) {

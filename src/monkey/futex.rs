@@ -4,9 +4,10 @@
 //! ```text
 //!   FUTEX_WAIT…   who waits                                     how
 //!     WAIT_BITSET   a greenlet, for a lock                      parks in hub::address
-//!     WAIT_BITSET   a greenlet, in std's `thread::park`         ┐ blocks the thread,
-//!     WAIT          a greenlet                                  ┘ queued in hub::address
-//!     either        a thread without greenlets                  as those
+//!     WAIT_BITSET   a greenlet, in std's `thread::park`, or     ┐ the same, if it is alone
+//!                   for a lock that is a thread-local           │ on its thread-locals;
+//!     WAIT          a greenlet                                  ┘ else see below
+//!     either        a thread without greenlets                  blocks, queued in hub::address
 //!   FUTEX_WAKE…   wakes from that queue, and asks the kernel only if somebody has
 //!                 been waiting there since before the locks were patched
 //! ```
@@ -16,15 +17,18 @@
 //! in a thread-local. A second greenlet that waits while the first one does would
 //! break both: the one goes round for ever, the other corrupts its queues. std's
 //! channels (`mpsc`), `thread::scope` and crossbeam-channel stand on `thread::park`.
-//! So such a wait does not switch: it blocks the thread while another thread can end
-//! it, and if there is none, the process ends with a report that tells what to use
-//! instead. (That other thread may itself wait for a greenlet of this one, and hardly
-//! anybody can know that; see `park_thread` for what can be known.)
+//! So those who share its thread-locals stand still in such a wait, while another thread
+//! or an isolated greenlet can end it; and if there is none, the process ends with a report
+//! that tells what to use instead. (That other one may itself wait for one who stands
+//! still, and hardly anybody can know that; see `park_thread` for what can be known.)
+//!
+//! rayon has a lock and a condition of std's in a thread-local, for each who asks its pool
+//! for something: such a wait is one of the thread's, too.
 //!
 //! parking_lot is known by the plain `FUTEX_WAIT`, where std has `WAIT_BITSET`;
 //! std's word by its address, which is found with an `unpark`: see `is_parker`.
 //!
-//! A signal handler may wake who waits, unless it is a greenlet of its own thread.
+//! A signal handler may wake who waits.
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_long};
@@ -35,10 +39,11 @@ use libc::timespec;
 
 use super::entry::{self, Answer, Part, interposed, is_on, raw};
 use super::kernel;
+use super::moment::Moment;
 use crate::hub::address::{self, Sleep, Slept};
 use crate::hub::{self, Hub, Kind, Reason};
 use crate::sys::os::{self, Errno};
-use crate::sys::{clock, fork};
+use crate::sys::{clock, fork, locals};
 
 interposed! {
     Locks;
@@ -208,30 +213,20 @@ unsafe fn wait(args: &[usize; 6], bits: u32) -> Result<usize, Errno> {
     };
     let is_plain = op & !libc::FUTEX_PRIVATE_FLAG == libc::FUTEX_WAIT;
     let slept = match entry::hub(Part::Locks) {
-        // In an isolated greenlet what belongs to the thread is its own.
-        Some(hub) if is_plain => match hub.wait_as_thread() {
-            Some(_waits) => {
-                // SAFETY: as above.
-                let moment = unsafe { Moment::of(timeout, op) }?;
-                park(hub, address, bits, still, moment)
-            }
-            None if timeout.is_null() => {
-                let never = Moment::Never;
-                address::block(address, bits, still, |word| stay(hub, word, PLAIN, never))?
-            }
-            // SAFETY: as above.
-            None => unsafe { block(args, address, bits, still) }?,
-        },
         Some(hub) => {
             // SAFETY: as above.
-            let moment = unsafe { Moment::of(timeout, op) }?;
-            match is_parker(address, value) {
-                false => park(hub, address, bits, still, moment),
-                true => match hub.wait_as_thread() {
-                    Some(_waits) => park(hub, address, bits, still, moment),
-                    // SAFETY: there is memory, as above, and std's word.
-                    None => unsafe { park_thread(hub, address, still, moment) }?,
-                },
+            let moment = unsafe { moment(timeout, op) }?;
+            if hub.is_alone_here() {
+                park(hub, address, bits, still, moment)
+            } else if is_plain {
+                wait_as_thread(hub, address, bits, still, moment, PLAIN)?
+            } else if locals::hold(address) && !is_parker(address, value) {
+                wait_as_thread(hub, address, bits, still, moment, LOCAL)?
+            } else if is_parker(address, value) {
+                // SAFETY: there is memory, as above, and std's word.
+                unsafe { park_thread(hub, address, still, moment) }?
+            } else {
+                park(hub, address, bits, still, moment)
             }
         }
         // SAFETY: as above.
@@ -255,50 +250,20 @@ unsafe fn look_at(address: usize, value: u32) -> Result<(), Errno> {
     unsafe { raw!(libc::SYS_futex, address, op, 0u32, 0usize, address, value) }.map(|_| ())
 }
 
-/// Until when a greenlet waits.
-#[derive(Clone, Copy)]
-enum Moment {
-    Never,
-    /// By our own clock.
-    Here(u64),
-    /// By the clock that can be set.
-    InRealTime(u64),
-}
-
-impl Moment {
-    /// # Safety
-    /// The pointer may be no good, and then the kernel says so.
-    unsafe fn of(timeout: *const timespec, op: c_int) -> Result<Moment, Errno> {
-        if timeout.is_null() {
-            return Ok(Moment::Never);
-        }
-        // SAFETY: the caller's promise.
-        let time = unsafe { kernel::time_at(timeout) }?;
-        Ok(match op & libc::FUTEX_CLOCK_REALTIME {
-            0 => Moment::Here(time),
-            _ => Moment::InRealTime(time),
-        })
+/// Until when a futex's wait lasts.
+///
+/// # Safety
+/// The pointer may be no good, and then the kernel says so.
+unsafe fn moment(timeout: *const timespec, op: c_int) -> Result<Moment, Errno> {
+    if timeout.is_null() {
+        return Ok(Moment::Never);
     }
-
-    fn deadline(self) -> Option<u64> {
-        match self {
-            Moment::Never => None,
-            Moment::Here(deadline) => Some(deadline),
-            Moment::InRealTime(moment) => {
-                let left = moment.saturating_sub(kernel::now(libc::CLOCK_REALTIME));
-                Some(clock::now_ns().saturating_add(left))
-            }
-        }
-    }
-
-    fn has_come(self) -> bool {
-        match self {
-            Moment::Never => false,
-            Moment::Here(deadline) => clock::now_ns() >= deadline,
-            // That clock may have been set back since.
-            Moment::InRealTime(moment) => kernel::now(libc::CLOCK_REALTIME) >= moment,
-        }
-    }
+    // SAFETY: the caller's promise.
+    let time = unsafe { kernel::time_at(timeout) }?;
+    Ok(match op & libc::FUTEX_CLOCK_REALTIME {
+        0 => Moment::Here(time),
+        _ => Moment::InRealTime(time),
+    })
 }
 
 fn park(hub: &Hub, address: usize, bits: u32, still: impl Fn() -> bool, moment: Moment) -> Slept {
@@ -307,6 +272,7 @@ fn park(hub: &Hub, address: usize, bits: u32, still: impl Fn() -> bool, moment: 
             reason: Reason::new("waiting for a lock"),
             kind: Kind::Shared,
             deadline: moment.deadline(),
+            may_go_first: true,
         };
         match address::wait(hub, address, bits, &still, sleep) {
             Slept::TimedOut if !moment.has_come() => {}
@@ -337,12 +303,99 @@ unsafe fn block(
 const PLAIN: &str = "a plain FUTEX_WAIT (a lock of parking_lot's, or the like)";
 const PARK: &str = "std::thread::park (with which std's and crossbeam's channels wait too)";
 
+const LOCAL: &str = "a lock or condition that is a thread-local";
+
 /// After so long a blocked thread looks around for the first time, and later on every
 /// now and then.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LAST_LOOK: Duration = Duration::from_millis(256);
 /// `stay` has ended because others are to have a turn.
 const OTHERS: Errno = libc::ECANCELED;
+
+/// Waits in what belongs to the thread. Others who share its thread-locals do not run
+/// meanwhile, and if only they could end the wait, the process ends.
+///
+/// # Errors
+/// In `thread::park` also `OTHERS`, see `park_thread`.
+fn wait_as_thread(
+    hub: &Hub,
+    address: usize,
+    bits: u32,
+    still: impl Fn() -> bool,
+    moment: Moment,
+    what: &'static str,
+) -> Result<Slept, Errno> {
+    if hub.has_other_domains() {
+        return stand_still(hub, address, bits, still, moment, what);
+    }
+    let slept = address::block(address, bits, still, |word| stay(hub, word, what, moment));
+    match slept {
+        Err(libc::ETIMEDOUT) => Ok(Slept::TimedOut),
+        slept => slept,
+    }
+}
+
+/// Parks, and has all stand still who share the current greenlet's thread-locals.
+///
+/// # Errors
+/// As for `wait_as_thread`.
+fn stand_still(
+    hub: &Hub,
+    address: usize,
+    bits: u32,
+    still: impl Fn() -> bool,
+    moment: Moment,
+    what: &'static str,
+) -> Result<Slept, Errno> {
+    let _stands = hub.stand_still();
+    let mut time = FIRST_LOOK;
+    address::blocking(|| {
+        loop {
+            let look = clock::deadline_after(time);
+            let sleep = Sleep {
+                reason: Reason::new("waiting as its thread"),
+                kind: Kind::Shared,
+                deadline: Some(
+                    moment
+                        .deadline()
+                        .map_or(look, |deadline| deadline.min(look)),
+                ),
+                may_go_first: true,
+            };
+            match address::wait(hub, address, bits, &still, sleep) {
+                Slept::TimedOut => {}
+                slept => return Ok(slept),
+            }
+            if moment.has_come() {
+                return Ok(Slept::TimedOut);
+            }
+            look_around(hub, what, moment, hub.all_stand_still(), &still)?;
+            time = (2 * time).min(LAST_LOOK);
+        }
+    })
+}
+
+/// What is looked at now and then in a wait that belongs to the thread. `alone` says that
+/// nobody of this thread can end it.
+///
+/// # Errors
+/// `OTHERS`, see `park_thread`.
+fn look_around(
+    hub: &Hub,
+    what: &'static str,
+    moment: Moment,
+    alone: bool,
+    still: impl Fn() -> bool,
+) -> Result<(), Errno> {
+    // What the others have done before they ended is seen after that.
+    if alone && matches!(moment, Moment::Never) && hub::no_other_threads() && still() {
+        hub::abort_blocked(hub, what);
+    }
+    if what == PARK && hub.somebody_is_midway() {
+        return Err(OTHERS);
+    }
+    Ok(())
+}
 
 /// Blocks the thread, in a wait that belongs to it, and ends the process if only its own
 /// greenlets could go on.
@@ -370,19 +423,13 @@ fn stay(hub: &Hub, word: &AtomicU32, what: &'static str, moment: Moment) -> Resu
         if moment.has_come() {
             return Err(libc::ETIMEDOUT);
         }
-        // What the others have done before they ended is seen after that.
-        let alone = matches!(moment, Moment::Never) && hub::no_other_threads();
-        if alone && word.load(Ordering::Acquire) == 0 {
-            hub::abort_blocked(hub, what);
-        }
-        if what == PARK && hub.somebody_is_midway() {
-            return Err(OTHERS);
-        }
+        let still = || word.load(Ordering::Acquire) == 0;
+        look_around(hub, what, moment, true, still)?;
         time = (2 * time).min(LAST_LOOK);
     }
 }
 
-/// Waits on the word of `thread::park`, and blocks the thread.
+/// Waits on the word of `thread::park`.
 ///
 /// There is one case in which others run after all. The thread that is to end this
 /// wait may itself wait for a greenlet of this hub which is in the middle of
@@ -404,8 +451,7 @@ unsafe fn park_thread(
     still: impl Fn() -> bool,
     moment: Moment,
 ) -> Result<Slept, Errno> {
-    let sleep = |word: &AtomicU32| stay(hub, word, PARK, moment);
-    match address::block(address, address::ANY, still, sleep) {
+    match wait_as_thread(hub, address, address::ANY, still, moment, PARK) {
         Err(OTHERS) => {}
         ended => return ended,
     }
@@ -466,6 +512,7 @@ fn is_parker(address: usize, value: u32) -> bool {
 pub(super) fn prepare() {
     // A lock of the table must be free in the child of a fork.
     fork::watch();
+    locals::find();
     if PARKER.get() != 0 {
         return;
     }

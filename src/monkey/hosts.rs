@@ -478,15 +478,10 @@ impl Into {
     }
 }
 
-/// An entry that lies in memory of ours.
-struct Kept {
-    entry: hostent,
-    room: Vec<u64>,
-}
-
 thread_local! {
-    static KEPT_ENTRIES: RefCell<(usize, [Option<Box<Kept>>; KEPT])> =
-        const { RefCell::new((0, [const { None }; KEPT])) };
+    /// Entries in memory of ours, each before what it points to; and the oldest's place.
+    static KEPT_ENTRIES: RefCell<(usize, [Vec<u64>; KEPT])> =
+        const { RefCell::new((0, [const { Vec::new() }; KEPT])) };
 }
 
 /// The answer of a function that gives a pointer to memory of libc's.
@@ -509,15 +504,13 @@ fn give(told: Result<Told, Errno>) -> *mut hostent {
 }
 
 fn keep(host: &Host) -> *mut hostent {
-    let room = vec![0u64; host.size().div_ceil(mem::size_of::<u64>())];
-    // SAFETY: all zeros is an entry, and is overwritten.
-    let entry = unsafe { mem::zeroed() };
-    let mut kept = Box::new(Kept { entry, room });
-    let (place, len) = (kept.room.as_mut_ptr().cast(), mem::size_of_val(&*kept.room));
-    // SAFETY: as much room as is said.
-    unsafe { host.lay_out(&mut kept.entry, place, len) };
-    let found = &raw mut kept.entry;
-    let mut kept = Some(kept);
+    let words = |bytes: usize| bytes.div_ceil(mem::size_of::<u64>());
+    let ahead = words(mem::size_of::<hostent>());
+    let mut kept = vec![0u64; ahead + words(host.size())];
+    let (entry, buffer) = kept.split_at_mut(ahead);
+    let (found, len) = (entry.as_mut_ptr().cast(), mem::size_of_val(buffer));
+    // SAFETY: as much room as is said, and words enough for an entry.
+    unsafe { host.lay_out(found, buffer.as_mut_ptr().cast(), len) };
     // Where the thread's own are gone already, this one stays for ever.
     let stored = KEPT_ENTRIES.try_with(|entries| {
         let (next, entries) = &mut *entries.borrow_mut();

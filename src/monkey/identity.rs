@@ -153,39 +153,13 @@ interposed! {
 pub(crate) unsafe extern "C" fn exit(code: c_int) -> ! {
     // SAFETY: it has this type.
     static REAL: Real<unsafe extern "C" fn(c_int) -> !> = unsafe { Real::new(c"exit") };
+    hub::process_exits();
     if Hub::is_isolated() {
         hub::close_isolated();
     }
     match REAL.get() {
         // SAFETY: the caller's promise.
         Some(exit) => unsafe { exit(code) },
-        None => os::abort(),
-    }
-}
-
-/// Ends the process with a message in an isolated greenlet, whose frames glibc does not
-/// know the end of.
-///
-/// glibc unwinds the frames of a thread that calls it, this one too: so there must be
-/// nothing to drop in it, and it is not there in programs that cannot unwind.
-///
-/// # Safety
-/// As for libc's function of this name.
-#[cfg(panic = "unwind")]
-#[unsafe(no_mangle)]
-pub(crate) unsafe extern "C-unwind" fn pthread_exit(value: *mut c_void) -> ! {
-    // SAFETY: it has this type.
-    static REAL: Real<unsafe extern "C-unwind" fn(*mut c_void) -> !> =
-        unsafe { Real::new(c"pthread_exit") };
-    if Hub::is_isolated() {
-        os::write_stderr(
-            b"greenlet: fatal: pthread_exit in an isolated greenlet: it ends by returning\n",
-        );
-        os::abort();
-    }
-    match REAL.get() {
-        // SAFETY: the caller's promise.
-        Some(pthread_exit) => unsafe { pthread_exit(value) },
         None => os::abort(),
     }
 }

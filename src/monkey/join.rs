@@ -13,6 +13,8 @@ use std::time::Duration;
 use libc::{pthread_t, timespec};
 
 use super::entry::{Part, hub, interposed, raw};
+#[cfg(not(target_feature = "crt-static"))]
+use super::threads::{self, Thread};
 use crate::hub::{self, Hub, Reason};
 use crate::sys::clock;
 
@@ -21,6 +23,12 @@ interposed! {
 
     /// Waits for a thread to end; others run.
     fn pthread_join(thread: pthread_t, result: *mut *mut c_void) -> c_int {
+        #[cfg(not(target_feature = "crt-static"))]
+        // SAFETY: the caller's promise.
+        if let Some(known) = unsafe { Thread::of(thread) } {
+            // SAFETY: as above.
+            return unsafe { threads::join(known, result, None) };
+        }
         match hub(Part::Process) {
             None => hub::address::blocking(|| {
                 // SAFETY: the caller's promise.

@@ -7,13 +7,13 @@ use std::os::fd::RawFd;
 use std::ptr;
 use std::time::Duration;
 
-use libc::{iovec, pollfd, sigset_t, socklen_t, timespec, timeval};
+use libc::{iovec, pollfd, sigset_t, timespec};
 
 use super::entry::raw;
 use crate::hub::{Guarded, Monitor};
-use crate::sys::clock;
 use crate::sys::os::{self, Errno};
 use crate::sys::pass::PassThrough;
+use crate::sys::{clock, socket};
 
 /// Whether a descriptor is that of a regular file, a directory or a block device:
 /// those are always ready, as `poll` has it, and what they wait for is the disk.
@@ -72,45 +72,8 @@ fn set_status_flags(fd: RawFd, flags: c_int) -> Result<(), Errno> {
 }
 
 /// A number among a socket's options.
-pub(super) fn socket_option(fd: RawFd, option: c_int) -> Result<c_int, Errno> {
-    let mut value: c_int = 0;
-    let mut len = size_of::<c_int>() as socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes into an int.
-    unsafe {
-        raw!(
-            libc::SYS_getsockopt,
-            fd,
-            libc::SOL_SOCKET,
-            option,
-            &raw mut value,
-            &raw mut len
-        )
-    }?;
-    Ok(value)
-}
-
-/// One of a socket's two timeouts in nanoseconds, if it has one.
-pub(super) fn socket_timeout(fd: RawFd, option: c_int) -> Option<u64> {
-    let mut time = timeval {
-        tv_sec: 0,
-        tv_usec: 0,
-    };
-    let mut len = size_of::<timeval>() as socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes into a timeval.
-    let answer = unsafe {
-        raw!(
-            libc::SYS_getsockopt,
-            fd,
-            libc::SOL_SOCKET,
-            option,
-            &raw mut time,
-            &raw mut len
-        )
-    };
-    let nanos = (time.tv_sec as u64)
-        .saturating_mul(1_000_000_000)
-        .saturating_add(time.tv_usec as u64 * 1000);
-    (answer.is_ok() && nanos != 0).then_some(nanos)
+pub(super) fn socket_option(fd: RawFd, name: c_int) -> Result<c_int, Errno> {
+    socket::option(fd, name)
 }
 
 /// Until when an operation may wait that would block.
@@ -126,7 +89,7 @@ pub(super) fn patience(fd: RawFd, timeout_option: Option<c_int>) -> Result<Optio
     if is_own {
         return Err(libc::EAGAIN);
     }
-    let timeout = timeout_option.and_then(|option| socket_timeout(fd, option));
+    let timeout = timeout_option.and_then(|name| socket::timeout(fd, name));
     Ok(timeout.map(|timeout| clock::now_ns().saturating_add(timeout)))
 }
 
@@ -179,10 +142,7 @@ pub(super) fn readable(start: usize, len: usize) -> Result<(), Errno> {
     let mut at = start & !3;
     while at < end {
         // FUTEX_WAIT reads the word, and with no time at all it does not wait.
-        let none = timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
+        let none = NO_TIME;
         let wait = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
         // SAFETY: the kernel checks the address.
         let answer = unsafe { raw!(libc::SYS_futex, at, wait, 0u32, &raw const none) };
@@ -383,15 +343,10 @@ pub(super) unsafe fn is_present_mask(mask: *const sigset_t) -> bool {
 
 /// Nanoseconds of some clock.
 pub(super) fn now(id: libc::clockid_t) -> u64 {
-    let mut time = timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
+    let mut time = NO_TIME;
     // SAFETY: the kernel writes one timespec.
     unsafe { libc::clock_gettime(id, &mut time) };
-    (time.tv_sec as u64)
-        .saturating_mul(1_000_000_000)
-        .saturating_add(time.tv_nsec as u64)
+    nanos_of(time)
 }
 
 /// Held by whoever changes the flags of a descriptor, or looks at them.
@@ -413,6 +368,7 @@ fn is_users_own(flags: c_int) -> bool {
 
 /// Runs `f` while nobody of this process is in `without_blocking`.
 pub(super) fn between_flags<R>(f: impl FnOnce() -> R) -> R {
+    // What stands in a signal handler does not come back for the lock.
     let _pass = PassThrough::enter();
     let _guard = FLAGS.lock();
     f()
@@ -427,24 +383,19 @@ pub(super) fn is_nonblocking(fd: RawFd) -> Result<bool, Errno> {
 ///
 /// accept and connect have no flag that says so. O_NONBLOCK does, but it belongs to
 /// what is open behind the descriptor, which other processes may share. So it is set
-/// for the length of this one call, and only if `worthwhile` says that the call is
-/// likely to find something.
+/// for the length of this one call.
 ///
 /// Nobody in this process sees that: the lock is taken by `fcntl` and `ioctl` too,
 /// where they have to do with these flags. Another process of this crate's sees two
 /// flags and knows.
 ///
 /// # Errors
-/// What the call answers; EAGAIN also if it was not worthwhile.
+/// Those of asking for the flags, and of setting them.
 pub(super) fn without_blocking(
     fd: RawFd,
-    worthwhile: impl FnOnce() -> bool,
     call: impl FnOnce() -> Result<usize, Errno>,
 ) -> Result<Attempt, Errno> {
-    // What stands in a signal handler does not come back for the lock.
-    let _pass = PassThrough::enter();
-    let _guard = FLAGS.lock();
-    for_a_moment(fd, worthwhile, call)
+    between_flags(|| for_a_moment(fd, FOR_A_MOMENT, || true, call))
 }
 
 /// As `without_blocking`, and while no other process of this crate's does so with the
@@ -464,24 +415,26 @@ pub(super) fn without_blocking_in_turn(
     // Who holds it needs it for microseconds, unless it was stopped in them.
     const TRIES: u32 = 1000;
     const NAP: Duration = Duration::from_micros(100);
-    let _pass = PassThrough::enter();
-    let _guard = FLAGS.lock();
-    for tries in 0..TRIES {
-        match lock(fd, libc::F_WRLCK) {
-            Err(libc::EAGAIN | libc::EACCES) if tries < TRIES / 2 => os::yield_thread(),
-            Err(libc::EAGAIN | libc::EACCES) => clock::block_thread_for(NAP),
-            _ => break,
+    between_flags(|| {
+        for tries in 0..TRIES {
+            match lock(fd, libc::F_WRLCK) {
+                Err(libc::EAGAIN | libc::EACCES) if tries < TRIES / 2 => os::yield_thread(),
+                Err(libc::EAGAIN | libc::EACCES) => clock::block_thread_for(NAP),
+                _ => break,
+            }
         }
-    }
-    let answer = for_a_moment(fd, || true, call);
-    let _ = lock(fd, libc::F_UNLCK);
-    answer
+        let answer = for_a_moment(fd, FOR_A_MOMENT, || true, call);
+        let _ = lock(fd, libc::F_UNLCK);
+        answer
+    })
 }
 
 /// As `without_blocking`, for sendfile and splice, of a socket or a pipe. These refuse
 /// what has the second flag, so there is only the first. Another process that shares
 /// the socket may take it for its user's choice; but who shares one that bytes are
-/// moved to, and waits for it at the same time, gets a muddle of bytes anyway.
+/// moved to, and waits for it at the same time, gets a muddle of bytes anyway. It is
+/// done only if `worthwhile` says that the call is likely to find something; the answer
+/// is EAGAIN otherwise.
 ///
 /// # Errors
 /// As for `without_blocking`.
@@ -490,19 +443,7 @@ pub(super) fn without_blocking_plainly(
     worthwhile: impl FnOnce() -> bool,
     call: impl FnOnce() -> Result<usize, Errno>,
 ) -> Result<Attempt, Errno> {
-    let _pass = PassThrough::enter();
-    let _guard = FLAGS.lock();
-    let flags = status_flags(fd)?;
-    if flags & libc::O_NONBLOCK != 0 {
-        return Ok(Attempt::Nonblocking(call()));
-    }
-    if !worthwhile() {
-        return Ok(Attempt::Blocking(Err(libc::EAGAIN)));
-    }
-    set_status_flags(fd, flags | libc::O_NONBLOCK)?;
-    let answer = call();
-    let _ = set_status_flags(fd, flags);
-    Ok(Attempt::Blocking(answer))
+    between_flags(|| for_a_moment(fd, libc::O_NONBLOCK, worthwhile, call))
 }
 
 fn lock(fd: RawFd, kind: c_int) -> Result<usize, Errno> {
@@ -513,25 +454,28 @@ fn lock(fd: RawFd, kind: c_int) -> Result<usize, Errno> {
     unsafe { raw!(libc::SYS_fcntl, fd, libc::F_SETLK, &raw const lock) }
 }
 
+/// Makes the call while the descriptor has these flags, of which O_NONBLOCK alone would
+/// be its user's.
 fn for_a_moment(
     fd: RawFd,
+    moment: c_int,
     worthwhile: impl FnOnce() -> bool,
     call: impl FnOnce() -> Result<usize, Errno>,
 ) -> Result<Attempt, Errno> {
     let flags = status_flags(fd)?;
-    if is_users_own(flags) {
+    if flags & moment == libc::O_NONBLOCK {
         return Ok(Attempt::Nonblocking(call()));
     }
     if !worthwhile() {
         return Ok(Attempt::Blocking(Err(libc::EAGAIN)));
     }
-    set_status_flags(fd, flags | FOR_A_MOMENT)?;
+    set_status_flags(fd, flags | moment)?;
     let answer = call();
     // Both flags may have been there before: left by a process that was killed
     // in this very moment. Otherwise the second is the user's.
-    let before = match flags & FOR_A_MOMENT {
-        FOR_A_MOMENT => flags & !FOR_A_MOMENT,
-        _ => flags,
+    let before = match flags & moment == moment {
+        true => flags & !moment,
+        false => flags,
     };
     // The descriptor may have been closed by the call's side effects only if
     // somebody else did so; then there is nothing to put back.

@@ -3,7 +3,8 @@
 //!
 //! After one call, what std, other people's crates and C libraries do when they
 //! sleep, read, write, connect, accept or wait for a lock is done by parking the
-//! greenlet that does it, in a greenlet. It is gevent's `monkey.patch_all()`, one
+//! greenlet that does it, in a greenlet. And new threads are greenlets, with thread-locals
+//! of their own: see [`Patch::threads`] and [`os_thread`]. It is gevent's `monkey.patch_all()`, one
 //! level lower: what is replaced are libc's functions, so nothing has to be
 //! imported first, and nothing has to be written in the same language.
 //!
@@ -14,7 +15,8 @@
 //! let listener = std::net::TcpListener::bind("127.0.0.1:7777")?;
 //! for stream in listener.incoming() {
 //!     let mut stream = stream?;
-//!     greenlet::spawn(move || {
+//!     // A greenlet of this OS thread.
+//!     std::thread::spawn(move || {
 //!         let mut buffer = [0; 1024];
 //!         while let Ok(n @ 1..) = stream.read(&mut buffer) {
 //!             if stream.write_all(&buffer[..n]).is_err() {
@@ -41,6 +43,7 @@
 //! Until `patch_all` they do nothing but the system call. A program that does not
 //! own its symbols (a plug-in in somebody else's process) gets an error.
 
+mod await_signal;
 mod checked;
 mod connect;
 mod descriptor;
@@ -56,6 +59,11 @@ mod hosts;
 mod identity;
 mod join;
 mod kernel;
+#[cfg(not(target_feature = "crt-static"))]
+mod locks;
+mod moment;
+#[cfg(not(target_feature = "crt-static"))]
+pub mod os_thread;
 mod patch;
 mod poll;
 mod process;
@@ -70,8 +78,12 @@ mod signal;
 mod sleep;
 mod slices;
 mod stream;
+#[cfg(not(target_feature = "crt-static"))]
+mod threads;
 mod transfer;
 
 pub use entry::Part;
 pub(crate) use patch::not_in_place;
 pub use patch::{Covered, Patch, coverage, is_patched, patch_all, unpatched};
+#[cfg(not(target_feature = "crt-static"))]
+pub(crate) use threads::Thread;

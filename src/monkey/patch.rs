@@ -6,7 +6,7 @@ use std::mem::MaybeUninit;
 use super::entry::{self, Part, Row};
 use super::signal;
 use crate::error::PatchError;
-use crate::hub;
+use crate::hub::{self, Hub};
 use crate::sys::panics::PanicCount;
 
 /// All functions that take the place of libc's.
@@ -23,6 +23,7 @@ static TABLES: &[&[Row]] = &[
     super::futex::ROWS,
     super::join::ROWS,
     super::signal::ROWS,
+    super::await_signal::ROWS,
     super::process::ROWS,
     super::disk::ROWS,
     super::transfer::ROWS,
@@ -34,6 +35,32 @@ static TABLES: &[&[Row]] = &[
     super::hosts::ROWS,
     #[cfg(not(target_feature = "crt-static"))]
     super::identity::ROWS,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::locks::mutex::ROWS,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::locks::cond::WAITS,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::locks::cond::ROWS,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::locks::rwlock::ROWS,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::locks::barrier::ROWS,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::locks::once::ROWS,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::locks::spin::ROWS,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::locks::c11::ROWS,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::locks::semaphore::WAITS,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::locks::semaphore::ROWS,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::threads::CREATE,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::threads::JOIN,
+    #[cfg(not(target_feature = "crt-static"))]
+    super::threads::ABOUT,
 ];
 
 fn rows() -> impl Iterator<Item = &'static Row> {
@@ -81,6 +108,7 @@ pub fn patch_all() -> Result<(), PatchError> {
 #[must_use = "nothing is patched before `apply`"]
 pub struct Patch {
     parts: u32,
+    hubs: usize,
 }
 
 impl Default for Patch {
@@ -90,7 +118,7 @@ impl Default for Patch {
 }
 
 /// The parts, by the names that `Patch` and `is_patched` have for them.
-const PARTS: [(&str, Part); 8] = [
+const PARTS: [(&str, Part); 9] = [
     ("sleep", Part::Sleep),
     ("sockets", Part::Sockets),
     ("poll", Part::Poll),
@@ -99,6 +127,7 @@ const PARTS: [(&str, Part); 8] = [
     ("process", Part::Process),
     ("dns", Part::Dns),
     ("locks", Part::Locks),
+    ("threads", Part::Threads),
 ];
 
 impl Patch {
@@ -114,6 +143,7 @@ impl Patch {
         }
         Patch {
             parts: parts & !Part::Epoll.bit(),
+            hubs: 0,
         }
     }
 
@@ -122,7 +152,10 @@ impl Patch {
             true => self.parts | part.bit(),
             false => self.parts & !part.bit(),
         };
-        Patch { parts }
+        Patch {
+            parts,
+            hubs: self.hubs,
+        }
     }
 
     /// Sleeping, and `sched_yield`.
@@ -160,9 +193,43 @@ impl Patch {
         self.set(Part::Dns, on)
     }
 
-    /// std's locks.
+    /// std's locks, and those of C.
     pub const fn locks(self, on: bool) -> Patch {
         self.set(Part::Locks, on)
+    }
+
+    /// New threads: where the calling thread makes one from now on, and where such
+    /// a thread does, it is an isolated greenlet.
+    ///
+    /// Threads that other OS threads make stay OS threads, until these call `apply` too.
+    /// An OS thread ends after the threads that run on it, and a process with its main
+    /// thread, as ever. [`os_thread`](super::os_thread) makes OS threads nevertheless.
+    pub const fn threads(self, on: bool) -> Patch {
+        self.set(Part::Threads, on)
+    }
+
+    /// Has new threads placed on so many further OS threads, in turn, rather than on the
+    /// one that makes them; they stay where they are placed. Without
+    /// [`threads`](Patch::threads) it has no effect.
+    ///
+    /// If there are more already, these stay.
+    ///
+    /// # Examples
+    /// ```
+    /// use greenlet::monkey::Patch;
+    ///
+    /// let cores = std::thread::available_parallelism()?.get();
+    /// # if greenlet::isolation().is_err() { return Ok(()); }
+    /// Patch::new().hubs(cores).apply()?;
+    /// let threads = [1, 2, 3].map(|n| std::thread::spawn(move || n * n));
+    /// assert_eq!(threads.map(|thread| thread.join().unwrap()), [1, 4, 9]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub const fn hubs(self, count: usize) -> Patch {
+        Patch {
+            parts: self.parts,
+            hubs: count,
+        }
     }
 
     /// Patches these parts, beside those that are patched already.
@@ -175,15 +242,27 @@ impl Patch {
                 return Err(PatchError::NotInterposed { symbol: row.name });
             }
         }
+        let threads = self.parts & Part::Threads.bit() != 0;
+        if threads {
+            crate::isolation()?;
+        }
         // To be known before a panic hook asks; and a thread is started to find it, which
         // is not for the middle of whatever parks first.
         let _ = PanicCount::get();
         if self.parts & Part::Locks.bit() != 0 {
             super::futex::prepare();
+            #[cfg(not(target_feature = "crt-static"))]
+            super::locks::prepare();
         }
         // Before anything parks, for handlers must not.
         signal::wrap_all();
         entry::switch_on(self.parts);
+        #[cfg(not(target_feature = "crt-static"))]
+        if threads {
+            Hub::get().make_threads();
+            super::threads::start_hubs(self.hubs)
+                .map_err(|error| PatchError::Hubs(error.kind()))?;
+        }
         Ok(())
     }
 }

@@ -19,7 +19,7 @@ use std::ptr;
 
 use libc::{nfds_t, pollfd, sigset_t, size_t, timespec};
 
-use super::entry::{Answer, Part, hub, interposed, operation, raw};
+use super::entry::{Answer, Part, hub, interposed, operation_within, raw};
 use super::kernel;
 use crate::hub::{Hub, Interest, WatchEnded, bits};
 use crate::sys::clock;
@@ -124,7 +124,7 @@ unsafe fn poll_parking(
     time: Option<u64>,
     mask: *const sigset_t,
 ) -> Result<usize, Errno> {
-    operation(hub)?;
+    operation_within(hub, time)?;
     // SAFETY: the caller's promise.
     let ready = unsafe {
         match mask.is_null() {

@@ -30,15 +30,33 @@ impl<F: Copy> Real<F> {
     }
 
     /// The function. It is looked for at first use, by `dlsym`, which may take
-    /// locks: not to be used in a signal handler first. None of those that are
-    /// interposed so may be called there anyway.
+    /// locks: not to be used in a signal handler first. Those of the functions that may
+    /// be called there are looked for beforehand: see `locks::glibc`.
     pub(super) fn get(&self) -> Option<F> {
-        let mut address = self.address.load(Ordering::Acquire);
-        if address.is_null() {
+        self.known().or_else(|| {
             // SAFETY: a string with its end.
-            address = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
+            let address = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
             self.address.store(address, Ordering::Release);
-        }
+            self.known()
+        })
+    }
+
+    /// As `get`, of this version of it, where libc has several.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn get_version(&self, version: &CStr) -> Option<F> {
+        self.known().or_else(|| {
+            let name = self.name.as_ptr();
+            // SAFETY: strings with their ends.
+            let address = unsafe { libc::dlvsym(libc::RTLD_NEXT, name, version.as_ptr()) };
+            self.address.store(address, Ordering::Release);
+            self.get()
+        })
+    }
+
+    /// The function, if it has been found already.
+    #[inline(always)]
+    pub(super) fn known(&self) -> Option<F> {
+        let address = self.address.load(Ordering::Acquire);
         // SAFETY: it is a pointer of the same size, to a function of this type.
         (!address.is_null()).then(|| unsafe { transmute_copy(&address) })
     }

@@ -273,7 +273,7 @@ pub(super) unsafe fn message_parking(
             return attempt();
         }
         // SAFETY: the kernel has written its answers there.
-        let answered = unsafe { &mut *message };
+        let mut answered = unsafe { message.read_unaligned() };
         if answered.msg_controllen > 0 {
             // What came beside the data has used up the room for it.
             return Ok(0);
@@ -285,6 +285,8 @@ pub(super) unsafe fn message_parking(
         let n = unsafe { raw!(libc::SYS_recvmsg, fd, &raw mut part, flags | MSG_DONTWAIT) }?;
         answered.msg_controllen = part.msg_controllen;
         answered.msg_flags |= part.msg_flags;
+        // SAFETY: as above.
+        unsafe { message.write_unaligned(answered) };
         Ok(n)
     })
 }
@@ -338,12 +340,7 @@ unsafe fn messages_parking(
         let left = deadline.map(|deadline| deadline.saturating_sub(clock::now_ns()));
         if let Some(left) = left {
             // SAFETY: the caller's, to be written to; the kernel would.
-            unsafe {
-                timeout.write_unaligned(timespec {
-                    tv_sec: (left / 1_000_000_000) as _,
-                    tv_nsec: (left % 1_000_000_000) as _,
-                });
-            }
+            unsafe { timeout.write_unaligned(kernel::timespec_of(left)) };
         }
         if flags & libc::MSG_WAITFORONE != 0 || left == Some(0) {
             break;

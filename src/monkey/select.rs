@@ -19,7 +19,7 @@ use std::ptr;
 
 use libc::{fd_set, sigset_t, timespec, timeval};
 
-use super::entry::{Answer, Part, hub, interposed, operation, raw};
+use super::entry::{Answer, Part, hub, interposed, operation_within, raw};
 use super::kernel;
 use crate::hub::{Hub, Interest, WatchEnded, bits};
 use crate::sys::clock;
@@ -190,7 +190,7 @@ unsafe fn select_parking(
     time: Option<u64>,
     mask: *const sigset_t,
 ) -> Result<usize, Errno> {
-    operation(hub)?;
+    operation_within(hub, time)?;
     // SAFETY: the caller's promise.
     let mut question = unsafe { Question::keep(count, sets) };
     // SAFETY: as above.

@@ -242,8 +242,9 @@ unsafe fn messages_parking(
             Err(_) => break,
         }
         // A stream takes the last one in part, and the kernel stops there.
+        let at = messages.wrapping_add(done as usize - 1);
         // SAFETY: the kernel has just read this entry, and written to it.
-        let last = unsafe { &mut *messages.add(done as usize - 1) };
+        let mut last = unsafe { at.read_unaligned() };
         // SAFETY: as above.
         let len = unsafe { total_of(&raw const last.msg_hdr) };
         if (last.msg_len as usize) < len {
@@ -251,6 +252,8 @@ unsafe fn messages_parking(
             // SAFETY: as above.
             let sent = unsafe { rest_of_message(hub, fd, sent, &raw const last.msg_hdr, flags) };
             last.msg_len = sent.unwrap_or(0) as c_uint;
+            // SAFETY: as above.
+            unsafe { at.write_unaligned(last) };
             if (last.msg_len as usize) < len {
                 break;
             }

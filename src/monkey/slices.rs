@@ -36,6 +36,30 @@ pub(super) unsafe fn total_of(message: *const msghdr) -> usize {
     }
 }
 
+/// How many buffers there are in an array that a caller has given, which may be no good.
+///
+/// # Errors
+/// EINVAL and EFAULT, as `readv` has them.
+fn readable(array: *const iovec, count: c_int) -> Result<usize, Errno> {
+    match usize::try_from(count) {
+        Ok(count) if count <= libc::UIO_MAXIOV as usize => {
+            kernel::readable(array as usize, count * size_of::<iovec>())?;
+            Ok(count)
+        }
+        _ => Err(libc::EINVAL),
+    }
+}
+
+/// As `total`, of an array that a caller has given.
+///
+/// # Errors
+/// As for `readable`.
+pub(super) fn room_of(array: *const iovec, count: c_int) -> Result<usize, Errno> {
+    let count = readable(array, count)?;
+    // SAFETY: the kernel would read all of the array.
+    Ok(unsafe { total(array, count) })
+}
+
 /// A copy of an array of buffers. The caller's own is not changed.
 #[derive(Default)]
 pub(super) struct Slices {
@@ -49,11 +73,7 @@ impl Slices {
     /// # Errors
     /// EINVAL and EFAULT, as `readv` has them.
     pub(super) fn of_array(array: *const iovec, count: c_int) -> Result<Slices, Errno> {
-        let count = match usize::try_from(count) {
-            Ok(count) if count <= libc::UIO_MAXIOV as usize => count,
-            _ => return Err(libc::EINVAL),
-        };
-        kernel::readable(array as usize, count * size_of::<iovec>())?;
+        let count = readable(array, count)?;
         // SAFETY: the kernel would read all of the array.
         Ok(unsafe { Slices::known(array, count) })
     }
@@ -112,12 +132,17 @@ impl Slices {
 
     /// A message of nothing but these buffers.
     pub(super) fn header(slices: &mut [iovec]) -> msghdr {
-        // SAFETY: a header of zeros is one without a name, buffers or control data.
-        let mut header: msghdr = unsafe { std::mem::zeroed() };
-        header.msg_iov = slices.as_mut_ptr();
-        header.msg_iovlen = slices.len() as _;
-        header
+        message_of(slices.as_mut_ptr(), slices.len())
     }
+}
+
+/// A message of nothing but these buffers.
+pub(super) fn message_of(array: *mut iovec, count: usize) -> msghdr {
+    // SAFETY: a message of zeros is one without a name, buffers or control data.
+    let mut message: msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = array;
+    message.msg_iovlen = count as _;
+    message
 }
 
 #[cfg(test)]

@@ -16,15 +16,15 @@
 //! Standard output and standard error never park. Their lock in std is one of the
 //! thread's, and a second greenlet would be let in.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_int, c_long, c_void};
 use std::os::fd::RawFd;
 use std::ptr;
 
-use libc::{iovec, size_t, ssize_t};
+use libc::{iovec, msghdr, size_t, ssize_t};
 
 use super::entry::{Answer, Part, hub, interposed, is_on, operation_on, raw};
 use super::kernel;
-use super::slices::{Slices, total};
+use super::slices::{Slices, message_of, room_of, total};
 use super::{receive, send};
 use crate::hub::{Direction, Hub};
 use crate::sys::os::Errno;
@@ -124,24 +124,60 @@ unsafe fn read_parking(
 ) -> Result<usize, Errno> {
     operation_on(hub, fd, 0)?;
     let null = ptr::null_mut();
-    // SAFETY: the caller's promise; no address is asked for.
-    let received =
-        unsafe { receive::receive_parking(hub, fd, buffer, len, 0, null, ptr::null_mut()) };
-    match received {
+    // SAFETY: the caller's promise, of all of these; no address is asked for.
+    unsafe {
+        let received = receive::receive_parking(hub, fd, buffer, len, 0, null, ptr::null_mut());
+        unless_socket(received, fd, buffer, len, libc::SYS_read, |one| {
+            unsocketed_read(hub, fd, one, 1)
+        })
+    }
+}
+
+/// # Safety
+/// As for `write`.
+unsafe fn write_parking(
+    hub: &Hub,
+    fd: RawFd,
+    buffer: *const c_void,
+    len: size_t,
+) -> Result<usize, Errno> {
+    operation_on(hub, fd, 0)?;
+    // SAFETY: the caller's promise, of all of these.
+    unsafe {
+        let sent = send::transmit_parking(hub, fd, buffer, len, 0, ptr::null(), 0);
+        unless_socket(sent, fd, buffer.cast_mut(), len, libc::SYS_write, |one| {
+            unsocketed_write(hub, fd, one, 1)
+        })
+    }
+}
+
+/// What a socket has answered; or what `unsocketed` does with the buffer, if it is none.
+///
+/// # Safety
+/// As for `read` or `write`, whose `number` it is.
+#[inline]
+unsafe fn unless_socket(
+    tried: Result<usize, Errno>,
+    fd: RawFd,
+    buffer: *mut c_void,
+    len: size_t,
+    number: c_long,
+    unsocketed: impl FnOnce(*const iovec) -> Result<usize, Errno>,
+) -> Result<usize, Errno> {
+    match tried {
+        Err(libc::ENOTSOCK) if len > 0 => {
+            return unsocketed(&iovec {
+                iov_base: buffer,
+                iov_len: len,
+            });
+        }
         Err(libc::ENOTSOCK) => {}
         // Addresses of the kernel's are found out before it is looked whose they are.
-        Err(libc::EFAULT) if !kernel::is_socket(fd) => {
-            // SAFETY: as above.
-            return unsafe { raw!(libc::SYS_read, fd, buffer, len) };
-        }
-        received => return received,
+        Err(libc::EFAULT) if !kernel::is_socket(fd) => {}
+        tried => return tried,
     }
-    let one = iovec {
-        iov_base: buffer,
-        iov_len: len,
-    };
-    // SAFETY: as above.
-    unsafe { unsocketed_read(hub, fd, &raw const one, 1) }
+    // SAFETY: the caller's promise.
+    unsafe { raw!(number, fd, buffer, len) }
 }
 
 /// # Safety
@@ -153,23 +189,56 @@ unsafe fn readv_parking(
     count: c_int,
 ) -> Result<usize, Errno> {
     operation_on(hub, fd, 0)?;
-    // A message without room would be taken nevertheless, and too many buffers are
-    // another error there.
-    if Slices::of_array(slices, count).is_ok_and(|slices| slices.len() > 0) {
-        // SAFETY: no field but the buffers is set.
-        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-        message.msg_iov = slices.cast_mut();
-        message.msg_iovlen = count as _;
+    let received = as_message(slices, count, |message| {
+        // SAFETY: the caller's promise, of the buffers; there is nothing else in it.
+        unsafe { receive::message_parking(hub, fd, message, 0) }
+    });
+    match received {
+        // SAFETY: the caller's promise. The kernel says what is wrong, or reads nothing.
+        None => unsafe { raw!(libc::SYS_readv, fd, slices, count) },
         // SAFETY: the caller's promise.
-        let received = unsafe { receive::message_parking(hub, fd, &raw mut message, 0) };
-        if received != Err(libc::ENOTSOCK) {
-            return received;
-        }
-        // SAFETY: as above.
-        return unsafe { unsocketed_read(hub, fd, slices, count) };
+        Some(Err(libc::ENOTSOCK)) => unsafe { unsocketed_read(hub, fd, slices, count) },
+        Some(received) => received,
     }
-    // SAFETY: as above. The kernel says what is wrong, or reads nothing.
-    unsafe { raw!(libc::SYS_readv, fd, slices, count) }
+}
+
+/// # Safety
+/// As for `writev`.
+unsafe fn writev_parking(
+    hub: &Hub,
+    fd: RawFd,
+    slices: *const iovec,
+    count: c_int,
+) -> Result<usize, Errno> {
+    operation_on(hub, fd, 0)?;
+    let sent = as_message(slices, count, |message| {
+        // SAFETY: the caller's promise, of the buffers; there is nothing else in it.
+        unsafe { send::message_parking(hub, fd, message, 0) }
+    });
+    match sent {
+        // SAFETY: the caller's promise.
+        None => unsafe { raw!(libc::SYS_writev, fd, slices, count) },
+        // SAFETY: the caller's promise; and the kernel would read the array.
+        Some(Err(libc::ENOTSOCK)) => unsafe { unsocketed_write(hub, fd, slices, count) },
+        Some(sent) => sent,
+    }
+}
+
+/// What is answered to a message of nothing but these buffers; none if they do not make
+/// one. It would be sent or taken even without any room in it, and that there are too
+/// many of them is another error there.
+fn as_message(
+    slices: *const iovec,
+    count: c_int,
+    answer: impl FnOnce(*mut msghdr) -> Result<usize, Errno>,
+) -> Option<Result<usize, Errno>> {
+    match room_of(slices, count) {
+        Ok(room) if room > 0 => {
+            let mut message = message_of(slices.cast_mut(), count as usize);
+            Some(answer(&raw mut message))
+        }
+        _ => None,
+    }
 }
 
 /// Reads what is no socket.
@@ -183,93 +252,62 @@ unsafe fn unsocketed_read(
     count: c_int,
 ) -> Result<usize, Errno> {
     // SAFETY: the caller's promise.
-    let plain = || unsafe { raw!(libc::SYS_readv, fd, slices, count) };
-    if !may_wait(fd)? {
-        return plain();
-    }
-    let attempt = || {
-        // SAFETY: as above.
-        match unsafe {
-            raw!(
-                libc::SYS_preadv2,
-                fd,
-                slices,
-                count,
-                -1i64,
-                -1i64,
-                libc::RWF_NOWAIT
-            )
-        } {
-            Err(libc::EOPNOTSUPP) => match kernel::ready_for(fd, libc::POLLIN) {
-                0 => Err(libc::EAGAIN),
-                _ => plain(),
-            },
-            answer => answer,
+    unsafe {
+        match may_wait(fd)? {
+            true => at_once(hub, fd, Direction::Read, slices, count),
+            false => raw!(libc::SYS_readv, fd, slices, count),
         }
+    }
+}
+
+/// Reads what there is, or writes all.
+///
+/// # Safety
+/// As for `readv` or `writev`.
+unsafe fn at_once(
+    hub: &Hub,
+    fd: RawFd,
+    direction: Direction,
+    slices: *const iovec,
+    count: c_int,
+) -> Result<usize, Errno> {
+    let (number, event) = match direction {
+        Direction::Read => (libc::SYS_readv, libc::POLLIN),
+        Direction::Write => (libc::SYS_writev, libc::POLLOUT),
     };
-    match hub.until_ready(fd, Direction::Read, || kernel::patience(fd, None), attempt) {
+    // SAFETY: the caller's promise.
+    let plain = || unsafe { raw!(number, fd, slices, count) };
+    // SAFETY: as above.
+    let attempt = || match unsafe { without_waiting(fd, direction, slices, count as usize) } {
+        Err(libc::EOPNOTSUPP) if kernel::ready_for(fd, event) == 0 => Err(libc::EAGAIN),
+        Err(libc::EOPNOTSUPP) => plain(),
+        answer => answer,
+    };
+    match hub.until_ready(fd, direction, || kernel::patience(fd, None), attempt) {
         // It cannot be waited for: it is always ready.
         Err(libc::EPERM) => plain(),
         answer => answer,
     }
 }
 
+/// Reads what there is, or writes what there is room for, if the kernel knows how to do
+/// that.
+///
 /// # Safety
-/// As for `write`.
-unsafe fn write_parking(
-    hub: &Hub,
+/// As for `readv` or `writev`.
+unsafe fn without_waiting(
     fd: RawFd,
-    buffer: *const c_void,
-    len: size_t,
-) -> Result<usize, Errno> {
-    operation_on(hub, fd, 0)?;
-    // SAFETY: the caller's promise.
-    let sent = unsafe { send::transmit_parking(hub, fd, buffer, len, 0, ptr::null(), 0) };
-    match sent {
-        Err(libc::ENOTSOCK) => {}
-        Err(libc::EFAULT) if !kernel::is_socket(fd) => {
-            // SAFETY: as above.
-            return unsafe { raw!(libc::SYS_write, fd, buffer, len) };
-        }
-        sent => return sent,
-    }
-    if len == 0 {
-        // SAFETY: as above.
-        return unsafe { raw!(libc::SYS_write, fd, buffer, len) };
-    }
-    let one = iovec {
-        iov_base: buffer.cast_mut(),
-        iov_len: len,
-    };
-    // SAFETY: as above; and the array is our own.
-    unsafe { unsocketed_write(hub, fd, &raw const one, 1) }
-}
-
-/// # Safety
-/// As for `writev`.
-unsafe fn writev_parking(
-    hub: &Hub,
-    fd: RawFd,
+    direction: Direction,
     slices: *const iovec,
-    count: c_int,
+    count: usize,
 ) -> Result<usize, Errno> {
-    operation_on(hub, fd, 0)?;
-    // As for `readv`: an empty message would be sent.
-    if Slices::of_array(slices, count).is_ok_and(|slices| slices.len() > 0) {
-        // SAFETY: no field but the buffers is set.
-        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-        message.msg_iov = slices.cast_mut();
-        message.msg_iovlen = count as _;
-        // SAFETY: the caller's promise.
-        let sent = unsafe { send::message_parking(hub, fd, &raw const message, 0) };
-        if sent != Err(libc::ENOTSOCK) {
-            return sent;
-        }
-        // SAFETY: as above; and the kernel would read the array.
-        return unsafe { unsocketed_write(hub, fd, slices, count) };
-    }
-    // SAFETY: as above.
-    unsafe { raw!(libc::SYS_writev, fd, slices, count) }
+    let number = match direction {
+        Direction::Read => libc::SYS_preadv2,
+        Direction::Write => libc::SYS_pwritev2,
+    };
+    let flags = libc::RWF_NOWAIT;
+    // SAFETY: the caller's promise. The position is the descriptor's own.
+    unsafe { raw!(number, fd, slices, count, -1i64, -1i64, flags) }
 }
 
 /// Writes to what is no socket.
@@ -282,33 +320,16 @@ unsafe fn unsocketed_write(
     slices: *const iovec,
     count: c_int,
 ) -> Result<usize, Errno> {
-    // SAFETY: the caller's promise.
-    let plain = || unsafe { raw!(libc::SYS_writev, fd, slices, count) };
     if !may_wait(fd)? {
-        return plain();
+        // SAFETY: the caller's promise.
+        return unsafe { raw!(libc::SYS_writev, fd, slices, count) };
     }
-    let patience = || kernel::patience(fd, None);
     // What takes bytes takes them in parts; others are given all at once.
     let room = match kernel::is_pipe(fd) {
         true => ROOM_IN_PIPE,
         false if kernel::is_terminal(fd) => ROOM,
-        false => {
-            let answer = hub.until_ready(fd, Direction::Write, patience, || {
-                // SAFETY: as above.
-                match unsafe { write_now(fd, slices, count as usize) } {
-                    Err(libc::EOPNOTSUPP) if kernel::ready_for(fd, libc::POLLOUT) == 0 => {
-                        Err(libc::EAGAIN)
-                    }
-                    Err(libc::EOPNOTSUPP) => plain(),
-                    answer => answer,
-                }
-            });
-            return match answer {
-                // It cannot be waited for: it is always ready.
-                Err(libc::EPERM) => plain(),
-                answer => answer,
-            };
-        }
+        // SAFETY: the caller's promise.
+        false => return unsafe { at_once(hub, fd, Direction::Write, slices, count) },
     };
     // SAFETY: the caller's promise.
     let len = unsafe { total(slices, count as usize) };
@@ -316,43 +337,38 @@ unsafe fn unsocketed_write(
     let known = || unsafe { Slices::known(slices, count as usize) };
     let mut rest = None;
     let mut written = 0;
-    let answer = hub.until_ready(fd, Direction::Write, patience, || {
-        while written < len {
-            let (at, left) = match written {
-                0 => (slices, count as usize),
-                _ => {
-                    let rest = rest.get_or_insert_with(known).after(written);
-                    (rest.as_ptr(), rest.len())
+    let answer = hub.until_ready(
+        fd,
+        Direction::Write,
+        || kernel::patience(fd, None),
+        || {
+            while written < len {
+                let (at, left) = match written {
+                    0 => (slices, count as usize),
+                    _ => {
+                        let rest = rest.get_or_insert_with(known).after(written);
+                        (rest.as_ptr(), rest.len())
+                    }
+                };
+                // SAFETY: as above, of a part of it.
+                let n = match unsafe { without_waiting(fd, Direction::Write, at, left) } {
+                    Err(libc::EOPNOTSUPP) => {
+                        write_some(fd, rest.get_or_insert_with(known), written, room)
+                    }
+                    answer => answer,
+                }?;
+                written += n;
+                if n == 0 {
+                    break;
                 }
-            };
-            // SAFETY: as above, of a part of it.
-            let n = match unsafe { write_now(fd, at, left) } {
-                Err(libc::EOPNOTSUPP) => {
-                    write_some(fd, rest.get_or_insert_with(known), written, room)
-                }
-                answer => answer,
-            }?;
-            written += n;
-            if n == 0 {
-                break;
             }
-        }
-        Ok(())
-    });
+            Ok(())
+        },
+    );
     match answer {
         Err(error) if written == 0 => Err(error),
         _ => Ok(written),
     }
-}
-
-/// Writes what there is room for, if the kernel knows how to do that.
-///
-/// # Safety
-/// As for `writev`.
-unsafe fn write_now(fd: RawFd, slices: *const iovec, count: usize) -> Result<usize, Errno> {
-    let flags = libc::RWF_NOWAIT;
-    // SAFETY: the caller's promise.
-    unsafe { raw!(libc::SYS_pwritev2, fd, slices, count, -1i64, -1i64, flags) }
 }
 
 /// Writes a part for which there is room, where the kernel knows no better way.

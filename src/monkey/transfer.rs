@@ -19,12 +19,11 @@ use libc::{loff_t, off_t, size_t, ssize_t};
 
 use super::entry::{Answer, Part, hub, interposed, operation, operation_on, raw};
 use super::kernel::{self, Attempt};
+use super::slices::MOST;
 use crate::hub::{Direction, Hub};
 use crate::sys::clock;
 use crate::sys::os::Errno;
 
-/// As much as the kernel moves in one call.
-const MOST: size_t = 0x7fff_f000;
 /// All flags of `splice`.
 const KNOWN_FLAGS: c_uint = 0xf;
 /// When to try again, where both sides look ready and are not.
@@ -252,8 +251,11 @@ fn splice_parking(
     if len == 0 || is_wrong || !has_pipe || leaves_alone {
         return call(len, flags);
     }
-    operation(hub)?;
     let users_flag = flags & libc::SPLICE_F_NONBLOCK != 0;
+    // What does not block is neither refused nor made to wait, see `operation_on`.
+    if !users_flag || !socket.is_none_or(kernel::never_blocks) {
+        operation(hub)?;
+    }
     let mut moved = Moved::new(len.min(MOST));
     loop {
         let both_ready = || {

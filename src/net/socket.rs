@@ -80,10 +80,11 @@ impl<T: AsFd> Socket<T> {
     pub(super) fn adopt(inner: T) -> Socket<T> {
         let fd = inner.as_fd();
         let nonblocking = sys::is_nonblocking(fd);
+        let timeout = |name| sys::timeout(fd.as_raw_fd(), name).unwrap_or(NEVER);
         let socket = Settings {
             nonblocking: AtomicBool::new(nonblocking),
-            read_timeout: AtomicU64::new(nanoseconds(sys::timeout(fd, libc::SO_RCVTIMEO))),
-            write_timeout: AtomicU64::new(nanoseconds(sys::timeout(fd, libc::SO_SNDTIMEO))),
+            read_timeout: AtomicU64::new(timeout(libc::SO_RCVTIMEO)),
+            write_timeout: AtomicU64::new(timeout(libc::SO_SNDTIMEO)),
         };
         if !nonblocking {
             // Where this fails, it is not a socket, and every operation says so.

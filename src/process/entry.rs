@@ -25,11 +25,13 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::process::exit;
+use std::thread::Builder;
 
 use super::job::Reply;
 use super::wire::Wire;
 use crate::hub::{self, Patience};
 use crate::sys::helpers::IdleGuard;
+use crate::sys::os_thread;
 use crate::sys::program::program;
 use crate::sys::{child, fork, os, passing, signal, unforked};
 
@@ -146,10 +148,10 @@ fn run(parent: i32, control: OwnedFd) -> ! {
     };
     // This thread never does anything again that another one could wait for.
     let _idle = IdleGuard::new();
-    let started = std::thread::Builder::new()
+    let named = Builder::new()
         .name("worker".to_owned())
-        .stack_size(child::main_stack_size())
-        .spawn(move || serve(control));
+        .stack_size(child::main_stack_size());
+    let started = os_thread::spawn(named, move || serve(control));
     if let Err(error) = started {
         eprintln!("greenlet: a worker process cannot start its thread: {error}");
         child::exit_at_once(NO_WORKER);

@@ -4,11 +4,13 @@
 //! each such worker.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::Builder;
 
 use super::worker::Process;
 use crate::hub::{Parker, Patience, Reason, Unparker};
 use crate::sys::fork::PerProcess;
 use crate::sys::helpers::IdleGuard;
+use crate::sys::os_thread;
 use crate::sys::signal::SignalMask;
 
 /// Where the thread gets them from.
@@ -51,9 +53,8 @@ fn start() -> Option<Arc<Orphans>> {
     let theirs = Arc::clone(&orphans);
     // The new thread inherits the mask, so it is never in a signal's way.
     let mask = SignalMask::all_but_faults().swap();
-    let started = std::thread::Builder::new()
-        .name("greenlet-reaper".to_owned())
-        .spawn(move || reap(&theirs));
+    let named = Builder::new().name("greenlet-reaper".to_owned());
+    let started = os_thread::spawn(named, move || reap(&theirs));
     mask.swap();
     // Without a thread they are zombies until this process ends.
     started.is_ok().then_some(orphans)

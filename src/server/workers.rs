@@ -19,6 +19,7 @@ use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,7 @@ use crate::net::{ReservedPort, TcpListener, TcpStream, ToSocketAddrs, UnixStream
 use crate::process::{Function, Process, Request, Worker};
 use crate::queue::Queue;
 use crate::sync::Event;
+use crate::sys::os_thread;
 use crate::sys::{fork, signal};
 use crate::task::refuse_with_panic_abort;
 
@@ -146,12 +148,10 @@ impl WorkersBuilder {
             generation: fork::generation(),
         });
         let first = Arc::new(Queue::unbounded());
-        std::thread::Builder::new()
-            .name("workers".to_owned())
-            .spawn({
-                let (shared, first) = (Arc::clone(&shared), Arc::clone(&first));
-                move || look_after(&shared, &first)
-            })?;
+        os_thread::spawn(Builder::new().name("workers".to_owned()), {
+            let (shared, first) = (Arc::clone(&shared), Arc::clone(&first));
+            move || look_after(&shared, &first)
+        })?;
         let server = Workers { shared, port };
         for _ in 0..self.processes {
             match first.get() {
@@ -437,9 +437,10 @@ fn serve(assignment: Assignment) -> Result<usize, Failure> {
         .map(|number| {
             let (plan, stop, timeout) = (plan.clone(), Arc::clone(&stop), Arc::clone(&timeout));
             let started = Arc::clone(&started);
-            std::thread::Builder::new()
-                .name(format!("hub-{number}"))
-                .spawn(move || serve_on_thread(&plan, &stop, &timeout, &started))
+            let named = Builder::new().name(format!("hub-{number}"));
+            os_thread::spawn(named, move || {
+                serve_on_thread(&plan, &stop, &timeout, &started)
+            })
         })
         .collect::<io::Result<_>>()?;
     let all_started = threads.iter().try_for_each(|_| match started.get() {

@@ -9,10 +9,13 @@ pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod handler;
 pub(crate) mod helpers;
-mod list;
+pub(crate) mod list;
+#[cfg(feature = "monkey")]
+pub(crate) mod locals;
 pub(crate) mod mark;
 pub(crate) mod objects;
 pub(crate) mod os;
+pub(crate) mod os_thread;
 pub(crate) mod panics;
 pub(crate) mod pass;
 #[cfg(feature = "process")]

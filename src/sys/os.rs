@@ -129,26 +129,6 @@ pub(crate) fn set_errno(value: Errno) {
     unsafe { *libc::__errno_location() = value }
 }
 
-/// The protocol of a socket; none if it is no socket.
-pub(crate) fn socket_protocol(fd: i32) -> Option<i32> {
-    let (mut protocol, mut len) = (0i32, 4u32);
-    // SAFETY: the kernel writes at most `len` bytes into a number of that length.
-    let asked = unsafe {
-        syscall6(
-            libc::SYS_getsockopt,
-            [
-                fd as usize,
-                libc::SOL_SOCKET as usize,
-                libc::SO_PROTOCOL as usize,
-                (&raw mut protocol) as usize,
-                (&raw mut len) as usize,
-                0,
-            ],
-        )
-    };
-    asked.is_ok().then_some(protocol)
-}
-
 /// Writes all of `bytes` to standard error. Async-signal-safe, never parks, takes no lock; what cannot be
 /// written is lost, for there is nobody to tell.
 pub(crate) fn write_stderr(mut bytes: &[u8]) {
@@ -324,6 +304,13 @@ pub(crate) fn has_more_threads_than(threads: usize) -> bool {
 pub(crate) fn yield_thread() {
     // SAFETY: sched_yield has no arguments, and no preconditions.
     let _ = unsafe { syscall(libc::SYS_sched_yield, [0; 4]) };
+}
+
+/// The kernel's number of the calling thread.
+#[cfg(all(feature = "monkey", not(target_feature = "crt-static")))]
+pub(crate) fn thread_id() -> u32 {
+    // SAFETY: gettid has no arguments, and cannot fail.
+    unsafe { syscall(libc::SYS_gettid, [0; 4]) }.unwrap_or(0) as u32
 }
 
 /// The number of this process, which libc may have had to look up for another.

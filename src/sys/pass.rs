@@ -86,6 +86,11 @@ pub(super) fn handlers() -> usize {
     (DEPTH.get() / HANDLER) as usize
 }
 
+/// Whether a signal handler is running on this thread, or was left by a jump.
+pub(crate) fn may_be_in_handler() -> bool {
+    handlers() != 0
+}
+
 /// Sets that number, and leaves the guards as they are.
 pub(super) fn set_handlers(handlers: usize) {
     DEPTH.set(DEPTH.get() % HANDLER + handlers as u32 * HANDLER);

@@ -10,6 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use libc::{c_int, c_long, c_uint};
 
 use super::os;
+use super::socket::option;
 
 /// How many descriptors a packet may carry; the kernel's own limit is 253.
 pub(crate) const MOST_DESCRIPTORS: usize = 250;
@@ -171,30 +172,12 @@ pub(crate) fn finish(socket: BorrowedFd<'_>) {
 
 /// The process that made this pair of sockets; none if it is no such socket.
 pub(crate) fn maker(socket: RawFd) -> Option<libc::pid_t> {
-    let kind: c_int = option(socket, libc::SO_TYPE)?;
-    let domain: c_int = option(socket, libc::SO_DOMAIN)?;
-    if (kind, domain) != (libc::SOCK_SEQPACKET, libc::AF_UNIX) {
+    let is = |name, value| option(socket, name) == Ok::<c_int, _>(value);
+    if !is(libc::SO_TYPE, libc::SOCK_SEQPACKET) || !is(libc::SO_DOMAIN, libc::AF_UNIX) {
         return None;
     }
-    option::<libc::ucred>(socket, libc::SO_PEERCRED).map(|maker| maker.pid)
-}
-
-/// An option of a socket whose value is plain numbers.
-fn option<T: Copy>(socket: RawFd, name: c_int) -> Option<T> {
-    let mut value = mem::MaybeUninit::<T>::zeroed();
-    let mut len = size_of::<T>() as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes, into a value of that size.
-    let answer = unsafe {
-        libc::getsockopt(
-            socket,
-            libc::SOL_SOCKET,
-            name,
-            value.as_mut_ptr().cast(),
-            &mut len,
-        )
-    };
-    // SAFETY: T is plain numbers, and all of it is zeros or was written.
-    (answer == 0 && len as usize == size_of::<T>()).then(|| unsafe { value.assume_init() })
+    let maker: libc::ucred = option(socket, libc::SO_PEERCRED).ok()?;
+    Some(maker.pid)
 }
 
 #[cfg(test)]

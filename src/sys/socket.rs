@@ -5,16 +5,17 @@
 //! libc's structures give, so that no uninitialised padding is ever looked at.
 
 use std::io;
-use std::mem::{offset_of, size_of};
+use std::mem::{MaybeUninit, offset_of, size_of};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::SocketAddr as UnixAddr;
 use std::path::Path;
-use std::time::Duration;
 
 use libc::{c_int, sockaddr_in, sockaddr_in6, sockaddr_storage, sockaddr_un, socklen_t};
+
+use super::os::{self, Errno};
 
 /// The family and where the path begins; the same in every `sockaddr`.
 const FAMILY: usize = size_of::<libc::sa_family_t>();
@@ -249,26 +250,51 @@ pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>, nonblocking: bool) -> io::Resu
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::FIONBIO, &mut value) }).map(|_| ())
 }
 
-/// One of a socket's two timeouts, SO_RCVTIMEO or SO_SNDTIMEO; none if there
-/// is none, or no socket.
-pub(crate) fn timeout(fd: BorrowedFd<'_>, option: c_int) -> Option<Duration> {
-    let mut time = libc::timeval {
-        tv_sec: 0,
-        tv_usec: 0,
-    };
-    let mut len = size_of::<libc::timeval>() as socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes into a timeval.
-    let answer = unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            option,
-            (&raw mut time).cast(),
-            &mut len,
-        )
-    };
-    let time = Duration::new(time.tv_sec as u64, time.tv_usec as u32 * 1000);
-    (answer == 0 && !time.is_zero()).then_some(time)
+/// What is nothing but numbers, whatever its bytes are.
+///
+/// # Safety
+/// It is that.
+pub(crate) unsafe trait Plain: Copy {}
+
+// SAFETY: a number.
+unsafe impl Plain for c_int {}
+// SAFETY: two numbers, of the same size.
+unsafe impl Plain for libc::timeval {}
+// SAFETY: three numbers, of the same size.
+unsafe impl Plain for libc::ucred {}
+
+/// One of a socket's options. errno is left alone.
+///
+/// # Errors
+/// Those of `getsockopt`; EINVAL if the option is of another size.
+pub(crate) fn option<T: Plain>(fd: RawFd, name: c_int) -> Result<T, Errno> {
+    let mut value = MaybeUninit::<T>::zeroed();
+    let mut len = size_of::<T>() as socklen_t;
+    let args = [
+        fd as usize,
+        libc::SOL_SOCKET as usize,
+        name as usize,
+        value.as_mut_ptr() as usize,
+        (&raw mut len) as usize,
+        0,
+    ];
+    // SAFETY: the kernel writes at most `len` bytes, into a value of that size.
+    unsafe { os::syscall6(libc::SYS_getsockopt, args) }?;
+    match len as usize == size_of::<T>() {
+        // SAFETY: numbers, which are zeros or were written.
+        true => Ok(unsafe { value.assume_init() }),
+        false => Err(libc::EINVAL),
+    }
+}
+
+/// One of a socket's two timeouts, SO_RCVTIMEO or SO_SNDTIMEO, in nanoseconds; none if
+/// there is none, or no socket.
+pub(crate) fn timeout(fd: RawFd, name: c_int) -> Option<u64> {
+    let time: libc::timeval = option(fd, name).ok()?;
+    let nanos = (time.tv_sec as u64)
+        .saturating_mul(1_000_000_000)
+        .saturating_add(time.tv_usec as u64 * 1000);
+    (nanos != 0).then_some(nanos)
 }
 
 /// Closes what is behind a descriptor and keeps the number: every call on it

@@ -1,9 +1,8 @@
-//! What the tests of `monkey` share: a process that is patched, a greenlet that
-//! shows whether the thread goes on, and C code.
+//! What those tests of `monkey` share that have to do with other processes and with C
+//! code, beside what is in `patched`.
 
 #![allow(dead_code, reason = "no test file uses all of it")]
 
-use std::cell::Cell;
 use std::ffi::{CString, c_int, c_void};
 use std::path::PathBuf;
 use std::process::Command;
@@ -12,77 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use greenlet::JoinHandle;
 
-use crate::common::{MS, Watchdog, watchdog};
-
-/// Patches the process, and watches the test that calls it.
-#[must_use]
-pub fn patched() -> Watchdog {
-    greenlet::monkey::patch_all().unwrap();
-    watchdog()
-}
-
-/// A greenlet that counts its turns, one a millisecond, until it is dropped.
-pub struct Ticker {
-    ticks: Rc<Cell<u32>>,
-    greenlet: JoinHandle<()>,
-}
-
-impl Ticker {
-    pub fn new() -> Ticker {
-        let ticks = Rc::new(Cell::new(0));
-        let counter = Rc::clone(&ticks);
-        let greenlet = greenlet::spawn(move || {
-            loop {
-                counter.set(counter.get() + 1);
-                greenlet::sleep(MS);
-            }
-        });
-        Ticker { ticks, greenlet }
-    }
-
-    pub fn ticks(&self) -> u32 {
-        self.ticks.get()
-    }
-
-    /// Has a greenlet do `f` after three more turns: what that wakes was waited for
-    /// while the thread went on. If it stood still, nobody would ever wake it.
-    pub fn after<R: 'static>(&self, f: impl FnOnce() -> R + 'static) -> JoinHandle<R> {
-        let ticks = Rc::clone(&self.ticks);
-        let begun = ticks.get();
-        greenlet::spawn(move || {
-            while ticks.get() < begun + 3 {
-                greenlet::sleep(MS);
-            }
-            f()
-        })
-    }
-
-    /// Runs `f`, and fails if the thread stood still meanwhile. What ends it is done
-    /// by [`after`](Ticker::after), or takes some turns by itself.
-    #[track_caller]
-    pub fn ticks_during<R>(&self, f: impl FnOnce() -> R) -> R {
-        let before = self.ticks();
-        let result = f();
-        let ticked = self.ticks() - before;
-        assert!(ticked > 2, "the thread stood still: {ticked} turns");
-        result
-    }
-}
-
-impl Drop for Ticker {
-    fn drop(&mut self) {
-        self.greenlet.kill();
-    }
-}
-
-pub fn errno() -> c_int {
-    std::io::Error::last_os_error().raw_os_error().unwrap()
-}
-
-pub fn set_errno(value: c_int) {
-    // SAFETY: errno's address is valid on every thread.
-    unsafe { *libc::__errno_location() = value };
-}
+use crate::patched::{Ticker, errno};
 
 /// What other processes wait for: a file that is not there yet.
 #[derive(Clone)]
@@ -212,6 +141,18 @@ pub struct CLibrary(*mut c_void);
 
 impl CLibrary {
     pub fn compile(name: &str, source: &str, options: &[&str]) -> CLibrary {
+        let library = CLibrary::build(name, source, options);
+        let path = CString::new(library.to_str().unwrap()).unwrap();
+        // SAFETY: the path is a string with its end; the library's constructors may run at
+        // any time.
+        let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW) };
+        assert!(!handle.is_null());
+        let _ = std::fs::remove_file(&library);
+        CLibrary(handle)
+    }
+
+    /// Compiles it, and does not load it; where it is.
+    pub fn build(name: &str, source: &str, options: &[&str]) -> PathBuf {
         let place = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
         let base = format!("{name}-{}", std::process::id());
         let (code, library) = (
@@ -227,13 +168,8 @@ impl CLibrary {
         let compiled = cc.output().unwrap();
         let said = String::from_utf8_lossy(&compiled.stderr);
         assert!(compiled.status.success(), "{said}");
-        let path = CString::new(library.to_str().unwrap()).unwrap();
-        // SAFETY: the path is a string with its end; the library has no constructors.
-        let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW) };
-        assert!(!handle.is_null());
-        let _ = std::fs::remove_file(&library);
         let _ = std::fs::remove_file(&code);
-        CLibrary(handle)
+        library
     }
 
     /// The address of a function.

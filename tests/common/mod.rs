@@ -8,16 +8,49 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus, Output, Stdio};
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 pub mod stress;
 
 /// How long a test may take before it counts as hanging.
 const LIMIT: Duration = Duration::from_secs(60);
+/// For how many seconds to soak; see `soaking`.
+const SOAK: &str = "GREENLET_SOAK";
 /// Set in a process that was started by `in_subprocess`.
 const MARK: &str = "GREENLET_TEST_SUBPROCESS";
 
 pub const MS: Duration = Duration::from_millis(1);
+
+/// Patches everything but threads: where tests make threads, these are to be OS threads.
+#[cfg(feature = "monkey")]
+pub fn patch() {
+    let patch = greenlet::monkey::Patch::new().threads(false);
+    patch.apply().unwrap();
+}
+
+/// A thread of the operating system, whatever is patched.
+pub fn os_thread<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    #[cfg(feature = "monkey")]
+    return greenlet::monkey::os_thread::spawn(body);
+    #[cfg(not(feature = "monkey"))]
+    std::thread::spawn(body)
+}
+
+/// How long a soak goes on: a few seconds, or what the environment says.
+pub fn soaking() -> Duration {
+    let given = std::env::var(SOAK).ok();
+    let seconds = given.map(|seconds| seconds.parse().expect("GREENLET_SOAK is a number"));
+    Duration::from_secs(seconds.unwrap_or(3))
+}
+
+/// How long a test may take that may soak.
+fn limit() -> Duration {
+    match std::env::var_os(SOAK) {
+        Some(_) => LIMIT + 2 * soaking(),
+        None => LIMIT,
+    }
+}
 
 /// Ends the process with a message if a test hangs, until it is dropped.
 pub struct Watchdog {
@@ -29,9 +62,9 @@ pub struct Watchdog {
 pub fn watchdog() -> Watchdog {
     let name = std::thread::current().name().unwrap_or("a test").to_owned();
     let (alive, gone): (Sender<()>, Receiver<()>) = channel();
-    std::thread::spawn(move || {
-        if gone.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
-            eprintln!("watchdog: {name} has been hanging for {LIMIT:?}");
+    os_thread(move || {
+        if gone.recv_timeout(limit()) == Err(RecvTimeoutError::Timeout) {
+            eprintln!("watchdog: {name} has been hanging for {:?}", limit());
             std::process::abort();
         }
     });
@@ -111,7 +144,7 @@ pub fn in_subprocess_with(
         .unwrap();
     let stdout = collect(child.stdout.take().unwrap());
     let stderr = collect(child.stderr.take().unwrap());
-    let deadline = Instant::now() + LIMIT;
+    let deadline = Instant::now() + limit();
     let status = loop {
         if let Some(status) = child.try_wait().unwrap() {
             break status;
@@ -119,7 +152,7 @@ pub fn in_subprocess_with(
         if Instant::now() > deadline {
             let _ = child.kill();
             let _ = child.wait();
-            panic!("the subprocess of {name} was hanging for {LIMIT:?}");
+            panic!("the subprocess of {name} was hanging for {:?}", limit());
         }
         std::thread::sleep(Duration::from_millis(2));
     };

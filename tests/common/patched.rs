@@ -1,17 +1,82 @@
-//! What the tests of `monkey` share: a call that is to park, and who ends it.
+//! What the tests of `monkey` share: a call that is to park, who ends it, and a greenlet
+//! that shows whether the thread goes on.
 
 #![allow(dead_code, reason = "no test file uses all of it")]
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
 
-use crate::common::{MS, Watchdog, watchdog};
+use greenlet::JoinHandle;
 
-/// Patches everything, and watches the test that calls it.
+use crate::common::{MS, Watchdog, until, watchdog};
+
+/// Patches everything but threads, and watches the test that calls it.
 #[must_use]
 pub fn patched() -> Watchdog {
-    greenlet::monkey::patch_all().unwrap();
+    crate::common::patch();
     watchdog()
+}
+
+/// A greenlet that counts its turns, one a millisecond, until it is dropped.
+pub struct Ticker {
+    ticks: Rc<Cell<u32>>,
+    greenlet: JoinHandle<()>,
+}
+
+impl Ticker {
+    pub fn new() -> Ticker {
+        let ticks = Rc::new(Cell::new(0));
+        let counter = Rc::clone(&ticks);
+        let greenlet = greenlet::spawn(move || {
+            loop {
+                counter.set(counter.get() + 1);
+                greenlet::sleep(MS);
+            }
+        });
+        Ticker { ticks, greenlet }
+    }
+
+    pub fn ticks(&self) -> u32 {
+        self.ticks.get()
+    }
+
+    /// Waits for three more turns.
+    pub fn tick(&self) {
+        let before = self.ticks();
+        until(|| self.ticks() >= before + 3);
+    }
+
+    /// Has a greenlet do `f` after three more turns: what that wakes was waited for
+    /// while the thread went on. If it stood still, nobody would ever wake it.
+    pub fn after<R: 'static>(&self, f: impl FnOnce() -> R + 'static) -> JoinHandle<R> {
+        let ticks = Rc::clone(&self.ticks);
+        let begun = ticks.get();
+        greenlet::spawn(move || {
+            while ticks.get() < begun + 3 {
+                greenlet::sleep(MS);
+            }
+            f()
+        })
+    }
+
+    /// Runs `f`, and fails if the thread stood still meanwhile. What ends it is done
+    /// by [`after`](Ticker::after), or takes some turns by itself.
+    #[track_caller]
+    pub fn ticks_during<R>(&self, f: impl FnOnce() -> R) -> R {
+        let before = self.ticks();
+        let result = f();
+        let ticked = self.ticks() - before;
+        assert!(ticked > 2, "the thread stood still: {ticked} turns");
+        result
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        self.greenlet.kill();
+    }
 }
 
 /// Runs `call` in a greenlet. It must not end before `release` is called, from this
@@ -41,17 +106,10 @@ pub fn in_greenlet<R: 'static>(call: impl FnOnce() -> R + 'static) -> R {
 /// meanwhile.
 #[track_caller]
 pub fn lets_others_run<R: 'static>(call: impl FnOnce() -> R + 'static) -> R {
-    let ticks = std::rc::Rc::new(std::cell::Cell::new(0));
-    let count = ticks.clone();
-    let ticker = greenlet::spawn(move || {
-        loop {
-            greenlet::sleep(MS);
-            count.set(count.get() + 1);
-        }
-    });
+    let ticker = Ticker::new();
     let answer = greenlet::spawn(call).join().unwrap();
-    assert!(ticks.get() > 0, "nobody else ran meanwhile");
-    ticker.kill();
+    // The first turn was before the call.
+    assert!(ticker.ticks() > 1, "nobody else ran meanwhile");
     answer
 }
 
@@ -194,4 +252,33 @@ pub fn open_descriptors() -> usize {
 /// An address that no memory is at.
 pub fn nowhere<T>() -> *mut T {
     16 as *mut T
+}
+
+/// Ends the process at the next system call of this thread whose number is listed, or
+/// at the next that is not.
+pub fn forbid(listed: &[i64], is_listed: bool) {
+    const LOAD: u16 = 0x20;
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let ends = |it| match it {
+        true => step(RETURN, 0, 0, libc::SECCOMP_RET_KILL_PROCESS),
+        false => step(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
+    };
+    let mut steps = vec![step(LOAD, 0, 0, 0)];
+    for (at, number) in listed.iter().enumerate() {
+        let to_last = (listed.len() - at) as u8;
+        steps.push(step(JUMP_IF_EQUAL, to_last, 0, *number as u32));
+    }
+    steps.extend([ends(!is_listed), ends(is_listed)]);
+    let program = libc::sock_fprog {
+        len: steps.len() as u16,
+        filter: steps.as_mut_ptr(),
+    };
+    // SAFETY: the program is a live variable, which the kernel copies.
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        let mode = libc::SECCOMP_MODE_FILTER;
+        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, mode, &program), 0);
+    }
 }

@@ -14,16 +14,16 @@
 //! when its last answer has come. The servers take turns, so that what the
 //! machine does meanwhile meets them all.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 
 use greenlet_benches::epoll::Epoll;
+use greenlet_benches::load::{self, Load};
 use greenlet_benches::proc::{self, CpuClock};
 use greenlet_benches::stats::median;
 
-const SIZE: usize = 64;
 /// What a server reads at once, at most.
 const BUFFER: usize = 4096;
 const SERVER_CPU: usize = 0;
@@ -44,7 +44,8 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.as_slice() {
         [mode, address, connections, requests] if mode == "--load" => {
-            load(
+            proc::pin_to(LOAD_CPU);
+            load::run(
                 address.parse().expect("an address"),
                 connections.parse().expect("a number"),
                 requests.parse().expect("a number"),
@@ -103,81 +104,11 @@ fn measure(server: Server, connections: usize, requests: u64) -> f64 {
         server(listener);
     });
     let clock = CpuClock::of_process();
-    let mut child = Command::new("/proc/self/exe")
-        .args(["--load", &address])
-        .args([connections.to_string(), requests.to_string()])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("cannot start the load");
-    let mut go = child.stdin.take().expect("it is piped");
-    let mut said = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-    let mut hears = |wanted: &str| {
-        let line = said.next().expect("the load ended").expect("cannot read");
-        assert_eq!(line, wanted);
-    };
-    hears("warm");
+    let mut load = Load::start(&address, connections, requests);
     let before = clock.now();
-    go.write_all(b"go\n").expect("cannot write");
-    hears("done");
+    load.go();
     let after = clock.now();
-    drop(go);
-    assert!(child.wait().expect("cannot wait").success());
     (after - before).as_nanos() as f64 / requests as f64
-}
-
-/// The other process: sends requests in a closed loop and counts answers.
-fn load(address: SocketAddr, connections: usize, requests: u64) {
-    proc::pin_to(LOAD_CPU);
-    let mut epoll = Epoll::new().expect("no epoll");
-    let mut streams: Vec<TcpStream> = (0..connections)
-        .map(|_| {
-            let stream = TcpStream::connect(address).expect("cannot connect");
-            stream.set_nodelay(true).expect("cannot set an option");
-            stream
-        })
-        .collect();
-    for (at, stream) in streams.iter().enumerate() {
-        epoll.add(stream.as_raw_fd(), at as u64).expect("epoll");
-    }
-    let mut lines = std::io::stdin().lines();
-    run(&mut epoll, &mut streams, requests / 4);
-    println!("warm");
-    lines.next();
-    run(&mut epoll, &mut streams, requests);
-    println!("done");
-    lines.next();
-}
-
-fn run(epoll: &mut Epoll, streams: &mut [TcpStream], requests: u64) {
-    let request = [0x5a; SIZE];
-    let mut got = vec![0; streams.len()];
-    let (mut sent, mut answered) = (0, 0);
-    for stream in streams.iter_mut() {
-        if sent < requests {
-            stream.write_all(&request).expect("cannot send");
-            sent += 1;
-        }
-    }
-    let mut buffer = [0; SIZE];
-    while answered < requests {
-        epoll
-            .wait(|at| {
-                let at = at as usize;
-                let count = streams[at].read(&mut buffer).expect("cannot receive");
-                assert!(count > 0, "the server has closed a connection");
-                got[at] += count;
-                if got[at] == SIZE {
-                    got[at] = 0;
-                    answered += 1;
-                    if sent < requests {
-                        streams[at].write_all(&request).expect("cannot send");
-                        sent += 1;
-                    }
-                }
-            })
-            .expect("epoll");
-    }
 }
 
 /// Without tasks: whoever can be read is read and answered. No server of this

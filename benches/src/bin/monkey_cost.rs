@@ -7,7 +7,9 @@
 //! Each call is made by the name that the program has (this crate's function) and by
 //! the address that the next library has (libc's), in turns of some thousand calls;
 //! medians, and the median of the differences. The calls are the cheapest there are:
-//! to read nothing from an eventfd, and to receive from an empty non-blocking socket.
+//! to read nothing from an eventfd, and to receive from an empty non-blocking socket;
+//! to take a mutex and to give it back, to post a semaphore and to take that, and to
+//! signal a condition that nobody waits for.
 
 use std::ffi::{CStr, c_int, c_void};
 use std::time::Instant;
@@ -97,18 +99,71 @@ fn all() {
     }
 }
 
+type OfMutex = unsafe extern "C" fn(*mut libc::pthread_mutex_t) -> c_int;
+type OfCond = unsafe extern "C" fn(*mut libc::pthread_cond_t) -> c_int;
+type OfSemaphore = unsafe extern "C" fn(*mut libc::sem_t) -> c_int;
+
+fn locks() {
+    // SAFETY: these are libc's functions of that name.
+    let (lock, unlock, signal, wait, post) = unsafe {
+        (
+            std::mem::transmute::<*mut c_void, OfMutex>(next(c"pthread_mutex_lock")),
+            std::mem::transmute::<*mut c_void, OfMutex>(next(c"pthread_mutex_unlock")),
+            std::mem::transmute::<*mut c_void, OfCond>(next(c"pthread_cond_signal")),
+            std::mem::transmute::<*mut c_void, OfSemaphore>(next(c"sem_wait")),
+            std::mem::transmute::<*mut c_void, OfSemaphore>(next(c"sem_post")),
+        )
+    };
+    let mut mutex = libc::PTHREAD_MUTEX_INITIALIZER;
+    let mutex = &raw mut mutex;
+    let mut cond = libc::PTHREAD_COND_INITIALIZER;
+    let cond = &raw mut cond;
+    let mut semaphore = std::mem::MaybeUninit::<libc::sem_t>::uninit();
+    let semaphore = semaphore.as_mut_ptr();
+    // SAFETY: all of them are live variables, and initialised.
+    unsafe {
+        assert_eq!(libc::sem_init(semaphore, 0, 0), 0);
+        compare(
+            "mutex: lock and unlock",
+            || {
+                assert_eq!(
+                    libc::pthread_mutex_lock(mutex) + libc::pthread_mutex_unlock(mutex),
+                    0
+                )
+            },
+            || assert_eq!(lock(mutex) + unlock(mutex), 0),
+        );
+        compare(
+            "semaphore: post and wait",
+            || assert_eq!(libc::sem_post(semaphore) + libc::sem_wait(semaphore), 0),
+            || assert_eq!(post(semaphore) + wait(semaphore), 0),
+        );
+        compare(
+            "condition: signal nobody",
+            || assert_eq!(libc::pthread_cond_signal(cond), 0),
+            || assert_eq!(signal(cond), 0),
+        );
+    }
+}
+
 fn main() {
     proc::pin_to(0);
     println!("before patch_all:");
     all();
+    locks();
     greenlet::monkey::patch_all().expect("cannot patch");
     println!("after patch_all, on a thread without greenlets:");
-    std::thread::spawn(all).join().expect("it does not panic");
+    greenlet::monkey::os_thread::spawn(|| (all(), locks()))
+        .join()
+        .expect("it does not panic");
     println!("after patch_all, on a thread whose greenlets have ended:");
     greenlet::spawn(|| ()).join().expect("it does not panic");
     all();
+    locks();
     println!("after patch_all, in a greenlet (it might park):");
     let other = greenlet::spawn(|| greenlet::sleep(std::time::Duration::from_secs(3600)));
-    greenlet::spawn(all).join().expect("it does not panic");
+    greenlet::spawn(|| (all(), locks()))
+        .join()
+        .expect("it does not panic");
     other.kill();
 }

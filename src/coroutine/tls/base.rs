@@ -34,7 +34,7 @@ impl Base {
         self.0.as_ptr()
     }
 
-    pub(super) fn address(self) -> usize {
+    pub(crate) fn address(self) -> usize {
         self.0.as_ptr() as usize
     }
 }

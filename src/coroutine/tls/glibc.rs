@@ -52,7 +52,7 @@ pub(super) struct Glibc {
     /// Where a `struct pthread` has its values of keys.
     pub(super) specific: usize,
     /// Where it has its thread id.
-    tid: usize,
+    pub(super) tid: usize,
     /// Where the processor's number is that the kernel keeps for threads.
     cpu: Option<isize>,
     /// Words that a block has from the OS thread it is made on, from the thread
@@ -70,10 +70,11 @@ unsafe impl Send for Glibc {}
 // SAFETY: as above.
 unsafe impl Sync for Glibc {}
 
+static FOUND: OnceLock<Result<Glibc, IsolationError>> = OnceLock::new();
+
 impl Glibc {
     /// What has been found, or what is missing.
     pub(super) fn get() -> Result<&'static Glibc, IsolationError> {
-        static FOUND: OnceLock<Result<Glibc, IsolationError>> = OnceLock::new();
         let found = FOUND.get_or_init(|| {
             // The thread is looked at by nobody else, and not parked, meanwhile.
             let _pass = PassThrough::enter();
@@ -82,20 +83,18 @@ impl Glibc {
         found.as_ref().map_err(Clone::clone)
     }
 
+    /// What has been found, if anybody has looked.
+    pub(super) fn known() -> Option<&'static Glibc> {
+        FOUND.get()?.as_ref().ok()
+    }
+
     /// Makes of a block that `allocate` has returned one of a thread that has just
     /// started.
     ///
     /// # Safety
     /// Nobody uses the block.
     pub(super) unsafe fn initialise(&self, base: Base, tid: u32) {
-        let from = current().as_ptr();
         let to = base.as_ptr();
-        // SAFETY: as below.
-        let shared = |at: isize| unsafe { from.offset(at).cast::<usize>().read() };
-        if self.shared.iter().any(|&at| shared(at) == 0) {
-            // This thread has never allocated.
-            exercise();
-        }
         // SAFETY: all offsets were seen to lie within the blocks of threads, of which
         // this has the shape, and whole words are aligned.
         unsafe {
@@ -105,13 +104,32 @@ impl Glibc {
             for &(at, target) in &self.own {
                 to.add(at).cast::<usize>().write(base.address() + target);
             }
-            for &at in &self.shared {
-                to.offset(at).cast::<usize>().write(shared(at));
-            }
             to.add(self.tid).cast::<u32>().write(tid);
             if let Some(cpu) = self.cpu {
                 // `RSEQ_CPU_ID_UNINITIALIZED`: the kernel does not keep it here.
                 to.offset(cpu).cast::<i32>().write(-1);
+            }
+            self.share(base);
+        }
+    }
+
+    /// Gives a block what it has in common with the calling thread.
+    ///
+    /// # Safety
+    /// Nobody uses the block.
+    pub(super) unsafe fn share(&self, base: Base) {
+        let from = current().as_ptr();
+        // SAFETY: as in `initialise`.
+        let shared = |at: isize| unsafe { from.offset(at).cast::<usize>().read() };
+        if self.shared.iter().any(|&at| shared(at) == 0) {
+            // This thread has never allocated.
+            exercise();
+        }
+        for &at in &self.shared {
+            // SAFETY: as in `initialise`.
+            unsafe {
+                let to = base.as_ptr().offset(at).cast::<usize>();
+                to.write(shared(at));
             }
         }
     }

@@ -33,7 +33,8 @@
 //! | prepared | [`visit`]: a function runs on it, on the caller's stack | any thread |
 //! | entered, left | [`Fiber::resume_on`](super::Fiber::resume_on) | one thread |
 //! | run down | [`run_down`]: the destructors of thread-locals and of `pthread` keys | who runs on it |
-//! | given back | dropped, when nothing runs on it any more | who does not run on it |
+//! | taken over | [`TlsBlock::take_over`], if another thread is to run it: malloc's cache is that one's from now on | the one thread |
+//! | given back | dropped, when nothing runs on it any more | any thread |
 //!
 //! It is not glibc's own: glibc's lists of threads do not have it. `docs/isolated.md`
 //! tells what follows from that.
@@ -43,6 +44,7 @@ mod glibc;
 mod keys;
 
 use std::ffi::c_void;
+use std::ops::RangeInclusive;
 use std::ptr::NonNull;
 
 pub(super) use self::base::resume_on;
@@ -52,11 +54,35 @@ use crate::error::IsolationError;
 
 /// A block of thread-local storage, initialised as for a new thread.
 ///
-/// Dropping it frees it: nothing may run on it, or refer into it, any more. It stays
-/// with the thread that has made it, whose malloc cache it shares.
+/// Dropping it frees it: nothing may run on it, or refer into it, any more. It shares
+/// the malloc cache of the thread that has made it, or taken it over, and only there
+/// may anything run on it.
 pub(crate) struct TlsBlock {
     base: Base,
     glibc: &'static Glibc,
+}
+
+// SAFETY: it is the address of memory that any thread may free.
+unsafe impl Send for TlsBlock {}
+// SAFETY: all that can be done by reference is to ask for the address.
+unsafe impl Sync for TlsBlock {}
+
+/// Numbers beyond those of the kernel's threads, of which there are never more than
+/// 2^22, and within those that a lock's word has room for.
+pub(crate) const TIDS: RangeInclusive<u32> = (1 << 22) + 1..=(1 << 30) - 2;
+
+/// Whether this is the thread pointer of such a block, which is a `pthread_t`, and not
+/// that of a thread.
+///
+/// # Safety
+/// It is one of the two, of a thread that has not been joined.
+pub(crate) unsafe fn is_block(pointer: usize) -> bool {
+    let Some(glibc) = Glibc::known() else {
+        return false;
+    };
+    // SAFETY: both begin with a `struct pthread`, which has its number there.
+    let tid = unsafe { ((pointer + glibc.tid) as *const u32).read_volatile() };
+    TIDS.contains(&tid)
 }
 
 /// Whether this process can have such blocks; found out once.
@@ -87,6 +113,16 @@ impl TlsBlock {
 
     pub(crate) fn base(&self) -> Base {
         self.base
+    }
+
+    /// Has the block share with the calling thread, on which it is to be run, and on
+    /// no other from now on.
+    ///
+    /// # Safety
+    /// Nothing has run on it so far but functions that were called by `on_base`.
+    pub(crate) unsafe fn take_over(&self) {
+        // SAFETY: the caller's promise.
+        unsafe { self.glibc.share(self.base) };
     }
 }
 
@@ -119,8 +155,14 @@ pub(crate) unsafe fn run_down() {
 impl Drop for TlsBlock {
     fn drop(&mut self) {
         debug_assert!(current() != self.base, "a block is freed by who runs on it");
-        // SAFETY: it came from `allocate`, and nobody runs on it.
-        unsafe { (self.glibc.deallocate)(self.base.as_ptr().cast(), true) };
+        // SAFETY: it came from `allocate`, and nobody runs on it. The number of no thread
+        // tells glibc, for as long as nobody else uses this memory, that the thread that
+        // somebody asks for has been joined already.
+        unsafe {
+            let tid = self.base.as_ptr().add(self.glibc.tid);
+            tid.cast::<u32>().write_volatile(u32::MAX);
+            (self.glibc.deallocate)(self.base.as_ptr().cast(), true);
+        }
     }
 }
 

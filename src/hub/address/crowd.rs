@@ -2,14 +2,13 @@
 //! it has been let go.
 
 use std::ptr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use super::{Hub, Node, PATIENCE, Sleeper, Told};
-use crate::hub::shared::HubShared;
+use crate::hub::shared::Visit;
 use crate::hub::wait::Answer;
 use crate::sys::os;
-use crate::sys::pass::PassThrough;
+use crate::sys::pass::{self, PassThrough};
 
 /// So many are woken before the lock is let go for a moment.
 pub(super) const CROWD: usize = 16;
@@ -17,7 +16,7 @@ pub(super) const CROWD: usize = 16;
 /// Who has been claimed under a bucket's lock, and is told when it has been let go.
 pub(super) struct Crowd {
     /// The hubs of greenlets that have arrived there.
-    hubs: [Option<Arc<HubShared>>; CROWD],
+    hubs: [Option<Visit>; CROWD],
     /// The words of threads, as numbers: a thread may have left its frame by now,
     /// and the kernel does not look at what is there either.
     words: [usize; CROWD],
@@ -49,20 +48,22 @@ impl Crowd {
             Sleeper::Greenlet(waiter) => {
                 // SAFETY: a greenlet leaves its frame when it has been told, or has
                 // taken its node out under the lock, which we hold.
-                match unsafe { (*waiter).claim_answer(0) } {
-                    Answer::Refused => return false,
-                    Answer::Done => {
+                let waiter = unsafe { &*waiter };
+                match waiter.claim_visiting(pass::may_be_in_handler()) {
+                    Ok(Answer::Refused | Answer::ToSend(_)) => return false,
+                    Ok(Answer::Done) => {
                         // It is of this thread, and cannot run before we are done.
                         node.told.set(Told::ByNeighbour);
                         self.let_go_first |= node.in_vain >= PATIENCE;
                         if let Some(hub) = Hub::try_current() {
                             hub.shared.borrow().woken.fetch_add(1, Ordering::Relaxed);
+                            // It may have to wait for its turn until another one is woken.
+                            useful = !hub.held_back.is_any();
                         }
                     }
-                    Answer::ToSend(delivery) => {
-                        let hub = delivery.into_hub();
+                    Err(hub) => {
                         hub.woken.fetch_add(1, Ordering::SeqCst);
-                        useful = !hub.blocked.load(Ordering::SeqCst);
+                        useful = hub.blocked.load(Ordering::SeqCst) == 0;
                         // It may go on as soon as it is there.
                         hub.arrivals.push(node);
                         self.hubs[at] = Some(hub);
@@ -79,7 +80,8 @@ impl Crowd {
         useful
     }
 
-    pub(super) fn tell(self) {
+    /// Tells them. Only where it `may_yield`, this is the moment to let others go first.
+    pub(super) fn tell(self, may_yield: bool) {
         for hub in self.hubs.into_iter().flatten() {
             let _pass = PassThrough::enter();
             hub.inbox.nudge();
@@ -89,7 +91,7 @@ impl Crowd {
             // SAFETY: waking touches no memory.
             let _ = unsafe { os::syscall(libc::SYS_futex, [word, wake, 1, 0]) };
         }
-        if self.let_go_first {
+        if may_yield && self.let_go_first {
             if let Some(hub) = Hub::parking() {
                 hub.yield_midway();
             }

@@ -10,6 +10,7 @@ const SLEEP: Sleep = Sleep {
     reason: Reason::new("waiting for a test"),
     kind: Kind::Shared,
     deadline: None,
+    may_go_first: true,
 };
 
 /// Blocks the thread on its word, for some time at most.

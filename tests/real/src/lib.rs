@@ -1,19 +1,22 @@
-//! What the tests share: 200 greenlets at once, how many of them were in flight,
-//! and how many threads the process had.
+//! What the tests share: 200 greenlets at once, or 200 threads that are greenlets, how
+//! many of them were in flight, and how many OS threads the process had.
 //!
-//! Each test is a program of its own, without libtest: its `main` is the only
-//! thread, and what it finds beside it was started by the crate under test.
+//! Each test is a program of its own, without libtest and without the watchdog: its
+//! `main` is the only OS thread, and what it finds beside it was started by the crate
+//! under test.
 //! Servers are other people's, named by an environment variable; without it the
 //! test says that it was skipped, and passes. `.ci/servers` has a script that
 //! starts each server and runs its tests.
 
-use std::cell::Cell;
+pub mod alike;
+pub mod http;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
-use std::{env, fs, io};
-
-use greenlet::sync::Barrier;
+use std::{env, fs, io, thread};
 
 /// So many greenlets do the same at once.
 pub const GREENLETS: usize = 200;
@@ -52,7 +55,8 @@ pub fn run_with_server(variable: &str, tests: &[Test<fn(&str)>]) {
 fn run_each<'a>(tests: impl Iterator<Item = (&'a str, impl Fn())>) {
     // SAFETY: without a handler SIGALRM ends the process, which is what it is for.
     unsafe { libc::alarm(LIMIT) };
-    greenlet::monkey::patch_all().expect("the program owns its symbols");
+    greenlet::diagnostics::watchdog(None);
+    greenlet::monkey::patch_all().expect("threads can be greenlets here");
     let wanted: Vec<String> = env::args()
         .skip(1)
         .filter(|argument| !argument.starts_with('-'))
@@ -65,20 +69,20 @@ fn run_each<'a>(tests: impl Iterator<Item = (&'a str, impl Fn())>) {
     }
 }
 
-/// Counts how many are at something at the same time.
+/// Counts how many are at something at the same time, greenlets or threads.
 #[derive(Debug)]
 pub struct Flight {
-    now: Cell<usize>,
-    most: Cell<usize>,
+    now: AtomicUsize,
+    most: AtomicUsize,
     start: Barrier,
 }
 
 impl Flight {
-    fn of(greenlets: usize) -> Flight {
+    fn of(count: usize) -> Flight {
         Flight {
-            now: Cell::new(0),
-            most: Cell::new(0),
-            start: Barrier::new(greenlets),
+            now: AtomicUsize::new(0),
+            most: AtomicUsize::new(0),
+            start: Barrier::new(count),
         }
     }
 
@@ -90,16 +94,21 @@ impl Flight {
 
     /// Does it, and counts while it lasts.
     pub fn during<R>(&self, f: impl FnOnce() -> R) -> R {
-        self.now.set(self.now.get() + 1);
-        self.most.set(self.most.get().max(self.now.get()));
+        let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(now, Ordering::SeqCst);
         let result = f();
-        self.now.set(self.now.get() - 1);
+        self.now.fetch_sub(1, Ordering::SeqCst);
         result
     }
 
     /// How many there are now.
     pub fn now(&self) -> usize {
-        self.now.get()
+        self.now.load(Ordering::SeqCst)
+    }
+
+    /// The most that there were at once.
+    pub fn most(&self) -> usize {
+        self.most.load(Ordering::SeqCst)
     }
 }
 
@@ -115,7 +124,7 @@ pub fn together(greenlets: usize, work: impl Fn(usize, &Flight)) -> usize {
         }
     });
     assert_eq!(flight.now(), 0);
-    flight.most.get()
+    flight.most()
 }
 
 /// Runs `work` in 200 greenlets, and fails unless they overlapped, on one thread.
@@ -126,14 +135,54 @@ pub fn overlap(work: impl Fn(usize, &Flight)) {
     assert_eq!(threads(), [main_thread()], "the threads of the process");
 }
 
-/// The names of the process's threads, sorted, but for the watchdog of debug builds.
+/// Runs `work` in so many threads of std's, which are greenlets, and returns the most
+/// that were in flight at once. Their panics are the caller's.
+pub fn threads_together(count: usize, work: impl Fn(usize, &Flight) + Sync) -> usize {
+    let flight = Flight::of(count);
+    thread::scope(|scope| {
+        for number in 0..count {
+            let (work, flight) = (&work, &flight);
+            scope.spawn(move || work(number, flight));
+        }
+    });
+    assert_eq!(flight.now(), 0);
+    flight.most()
+}
+
+/// Runs `work` in so many threads of std's, and fails unless all of them overlapped, on
+/// one OS thread, the whole time.
+#[track_caller]
+pub fn overlap_threads(count: usize, work: impl Fn(usize, &Flight) + Sync) {
+    let most = on_one_os_thread(|| threads_together(count, work));
+    assert_eq!(most, count, "so many were in flight at once");
+}
+
+/// Runs `f` and looks, now and then while it waits, how many OS threads there are.
+#[track_caller]
+pub fn on_one_os_thread<R>(f: impl FnOnce() -> R) -> R {
+    let over = Arc::new(AtomicBool::new(false));
+    let looks = thread::spawn({
+        let over = Arc::clone(&over);
+        move || {
+            while !over.load(Ordering::SeqCst) {
+                assert_eq!(threads(), [main_thread()], "the threads of the process");
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+    });
+    let result = f();
+    over.store(true, Ordering::SeqCst);
+    looks.join().expect("there is one OS thread");
+    result
+}
+
+/// The names of the process's OS threads, sorted.
 pub fn threads() -> Vec<String> {
     let tasks = fs::read_dir("/proc/self/task").expect("/proc is mounted");
     let mut names: Vec<String> = tasks
         // One that has ended meanwhile is none.
         .filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok())
         .map(|name| name.trim_end().to_owned())
-        .filter(|name| name != "greenlet-watch")
         .collect();
     names.sort();
     names
@@ -156,6 +205,26 @@ pub fn serve<E: std::fmt::Debug>(
         for stream in listener.incoming() {
             let serve_one = serve_one.clone();
             greenlet::spawn(move || {
+                let served = stream.map(serve_one);
+                if !matches!(served, Ok(Ok(()))) {
+                    eprintln!("a connection ended with {served:?}");
+                }
+            });
+        }
+    });
+    Ok(address)
+}
+
+/// As `serve`, with threads of std's: one that accepts, and one per connection.
+pub fn serve_with_threads<E: std::fmt::Debug + Send>(
+    serve_one: impl Fn(TcpStream) -> Result<(), E> + Clone + Send + 'static,
+) -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let serve_one = serve_one.clone();
+            thread::spawn(move || {
                 let served = stream.map(serve_one);
                 if !matches!(served, Ok(Ok(()))) {
                     eprintln!("a connection ended with {served:?}");

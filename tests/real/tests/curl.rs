@@ -6,6 +6,7 @@ use std::net::TcpStream;
 
 use curl::easy::{Easy, IpResolve, List};
 use greenlet_real::{Certificate, WHILE, is_the_page, overlap, run_with_server, serve, the_page};
+use greenlet_real::{GREENLETS, overlap_threads};
 
 fn main() {
     run_with_server(
@@ -19,6 +20,7 @@ fn main() {
                 a_name_is_looked_up,
             ),
             ("an_encrypted_page_is_got", an_encrypted_page_is_got),
+            ("threads_get_pages_too", threads_get_pages_too),
         ],
     );
 }
@@ -56,6 +58,7 @@ fn a_connection_is_used_again(address: &str) {
     let url = format!("http://{address}/fast.txt");
     overlap(|_, flight| {
         let mut easy = easy(&url);
+        flight.meet();
         for _ in 0..5 {
             assert!(is_the_page(&flight.during(|| perform(&mut easy).unwrap())));
         }
@@ -114,5 +117,21 @@ fn an_encrypted_page_is_got(_: &str) {
         easy.resolve(addresses).unwrap();
         easy.ssl_cainfo_blob(made.certificate.as_bytes()).unwrap();
         assert!(is_the_page(&flight.during(|| perform(&mut easy).unwrap())));
+    });
+}
+
+fn threads_get_pages_too(address: &str) {
+    let (fast, slow) = (
+        format!("http://{address}/fast.txt"),
+        format!("http://{address}/slow.txt"),
+    );
+    overlap_threads(GREENLETS, |_, flight| {
+        let mut easy = easy(&slow);
+        flight.meet();
+        flight.during(|| {
+            assert!(is_the_page(&perform(&mut easy).unwrap()));
+            easy.url(&fast).unwrap();
+            assert!(is_the_page(&perform(&mut easy).unwrap()));
+        });
     });
 }

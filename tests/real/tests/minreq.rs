@@ -5,7 +5,8 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use greenlet_real::{WHILE, is_the_page, overlap, run_with_server, together};
+use greenlet_real::{GREENLETS, WHILE, is_the_page, overlap, overlap_threads};
+use greenlet_real::{run_with_server, together};
 
 fn main() {
     run_with_server(
@@ -14,7 +15,8 @@ fn main() {
             ("a_slow_page_is_got", a_slow_page_is_got),
             ("a_body_is_read_byte_by_byte", a_body_is_read_byte_by_byte),
             ("a_slow_page_is_got_in_time", a_slow_page_is_got_in_time),
-            ("with_a_timeout_the_thread_stands_still", with_a_timeout),
+            ("with_a_timeout_light_greenlets_stand_still", with_a_timeout),
+            ("with_a_timeout_threads_go_on", threads_go_on),
         ],
     );
 }
@@ -54,8 +56,8 @@ fn a_slow_page_is_got_in_time(address: &str) {
 }
 
 /// With a timeout minreq asks on a thread of its own, and waits for the beginning of
-/// the answer as threads wait for each other: the greenlet's thread stands still
-/// meanwhile, and who sleeps there oversleeps.
+/// the answer as threads wait for each other: all light greenlets of the OS thread
+/// stand still meanwhile, and who sleeps there oversleeps.
 fn with_a_timeout(_: &str) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
@@ -81,4 +83,15 @@ fn with_a_timeout(_: &str) {
         slept.get()
     );
     server.join().unwrap();
+}
+
+/// In threads nobody stands still but who waits.
+fn threads_go_on(address: &str) {
+    let url = format!("http://{address}/slow.txt");
+    overlap_threads(GREENLETS, |_, flight| {
+        let request = minreq::get(&url).with_timeout(60);
+        flight.meet();
+        let answer = flight.during(|| request.send().unwrap());
+        assert!(is_the_page(answer.as_bytes()));
+    });
 }

@@ -1,10 +1,11 @@
 //! TLS with `native-tls`, which is OpenSSL here: C code that calls back into Rust,
-//! whose reads and writes park. Client and server, each in greenlets.
+//! whose reads and writes park. Client and server, each in greenlets, or in threads.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 
 use greenlet_real::{Certificate, LENGTHS, WHILE, echo, overlap, pattern, run, serve};
+use greenlet_real::{GREENLETS, overlap_threads, serve_with_threads};
 use native_tls::{HandshakeError, TlsConnector};
 
 fn main() {
@@ -14,6 +15,7 @@ fn main() {
             "who_does_not_trust_gets_an_error",
             who_does_not_trust_gets_an_error,
         ),
+        ("threads_are_told_each_its_own_error", each_its_own_error),
     ]);
 }
 
@@ -68,5 +70,51 @@ fn who_does_not_trust_gets_an_error() {
         };
         let text = error.to_string();
         assert!(text.contains("self-signed certificate"), "{number}: {text}");
+    });
+}
+
+/// Threads have queues of errors of their own: every even one trusts, and every odd one
+/// is told why it fails, whatever it does meanwhile; and so is the server.
+fn each_its_own_error() {
+    let made = Certificate::for_localhost();
+    let root = native_tls::Certificate::from_pem(made.certificate.as_bytes()).unwrap();
+    let mut trusting = TlsConnector::builder();
+    let trusting = trusting.add_root_certificate(root).build().unwrap();
+    let strict = TlsConnector::new().unwrap();
+    let acceptor = made.acceptor();
+    let server = serve_with_threads(move |stream: TcpStream| -> io::Result<()> {
+        std::thread::sleep(WHILE);
+        match acceptor.accept(stream) {
+            Ok(mut stream) => {
+                echo(&mut stream)?;
+                stream.shutdown()
+            }
+            Err(error) => {
+                let text = error.to_string();
+                assert!(text.contains("alert"), "{text}");
+                Ok(())
+            }
+        }
+    });
+    let server = server.unwrap();
+    overlap_threads(GREENLETS, |number, flight| {
+        let stream = TcpStream::connect(server).unwrap();
+        flight.meet();
+        flight.during(|| match number % 2 {
+            0 => {
+                let mut stream = trusting.connect("localhost", stream).unwrap();
+                let sent = pattern(number, 10_000);
+                let mut back = vec![0; sent.len()];
+                stream.write_all(&sent).unwrap();
+                stream.read_exact(&mut back).unwrap();
+                assert!(back == sent);
+                stream.shutdown().unwrap();
+            }
+            _ => {
+                let error = strict.connect("localhost", stream).unwrap_err();
+                let text = error.to_string();
+                assert!(text.contains("self-signed certificate"), "{number}: {text}");
+            }
+        });
     });
 }

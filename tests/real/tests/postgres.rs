@@ -1,17 +1,27 @@
 //! The synchronous crate `postgres`, which is tokio inside, against PostgreSQL.
 //!
 //! Each of its calls is a `block_on`, which marks the thread as being in a runtime
-//! and waits in `epoll_wait`. Had that parked, the next greenlet would find the mark.
-//! So it blocks the thread, and what is to run side by side goes to helper threads.
+//! and waits in `epoll_wait`. In a thread of std's, and in an isolated greenlet, the mark
+//! is its own, and it parks.
+//!
+//! Had it parked in a light greenlet, the next one would find the mark. So there it
+//! blocks the OS thread, and what is to run side by side goes to helper threads.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use greenlet::offload;
-use greenlet_real::{GREENLETS, run_with_server, threads, together};
+use greenlet_real::{GREENLETS, overlap_threads, run_with_server, threads, together};
+use greenlet_real::{main_thread, on_one_os_thread};
 use postgres::{Client, NoTls};
 
 fn main() {
     run_with_server(
         "GREENLET_POSTGRES",
         &[
+            ("threads_wait_together", threads_wait_together),
+            ("isolated_greenlets_wait_together", isolated_wait_together),
+            ("one_connection_serves_many_threads", one_connection),
             (
                 "in_greenlets_one_waits_after_the_other",
                 one_waits_after_the_other,
@@ -39,6 +49,58 @@ fn squares(client: &mut Client, number: i64) {
     let rows = client.query(query, &[&number]).unwrap();
     let got: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
     assert_eq!(got, (1..=number).map(|n| n * n).collect::<Vec<_>>());
+}
+
+/// So many threads and isolated greenlets have a connection each.
+const THREADS: usize = 100;
+
+/// Nobody's query ends before all have begun theirs.
+fn threads_wait_together(address: &str) {
+    overlap_threads(THREADS, |number, flight| {
+        let mut client = connect(address);
+        flight.meet();
+        flight.during(|| {
+            client.execute("SELECT pg_sleep(0.3)", &[]).unwrap();
+            squares(&mut client, number as i64);
+        });
+    });
+}
+
+fn isolated_wait_together(address: &str) {
+    let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let counts = Arc::new((now, most));
+    let all: Vec<_> = (0..THREADS)
+        .map(|number| {
+            let (counts, address) = (Arc::clone(&counts), address.to_owned());
+            greenlet::spawn_isolated(move || {
+                let mut client = connect(&address);
+                let now = counts.0.fetch_add(1, Ordering::SeqCst) + 1;
+                counts.1.fetch_max(now, Ordering::SeqCst);
+                client.execute("SELECT pg_sleep(0.3)", &[]).unwrap();
+                squares(&mut client, number as i64);
+                counts.0.fetch_sub(1, Ordering::SeqCst);
+            })
+        })
+        .collect();
+    for handle in all {
+        handle.join().unwrap();
+    }
+    let most = counts.1.load(Ordering::SeqCst);
+    assert!(most >= THREADS / 2, "only {most} were in flight at once");
+    assert_eq!(threads(), [main_thread()], "the threads of the process");
+}
+
+/// Behind std's lock, which is held while a query runs.
+fn one_connection(address: &str) {
+    let client = std::sync::Mutex::new(connect(address));
+    on_one_os_thread(|| {
+        std::thread::scope(|scope| {
+            for number in 0..THREADS {
+                let client = &client;
+                scope.spawn(move || squares(&mut client.lock().unwrap(), number as i64));
+            }
+        });
+    });
 }
 
 fn one_waits_after_the_other(address: &str) {

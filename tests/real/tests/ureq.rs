@@ -6,7 +6,8 @@
 use std::io::Read;
 use std::time::Duration;
 
-use greenlet_real::{GREENLETS, WHILE, is_the_page, overlap, run_with_server, serve, together};
+use greenlet_real::{GREENLETS, WHILE, is_the_page, overlap, overlap_threads};
+use greenlet_real::{run_with_server, serve, together};
 use ureq::Agent;
 use ureq::config::ConfigBuilder;
 use ureq::typestate::AgentScope;
@@ -19,6 +20,7 @@ fn main() {
             ("one_agent_serves_all", one_agent_serves_all),
             ("a_timeout_ends_a_wait_for_an_answer", a_timeout_ends_a_wait),
             ("a_time_for_the_whole_request_is_kept", a_time_for_it_all),
+            ("threads_keep_such_a_time_together", threads_keep_a_time),
         ],
     );
 }
@@ -67,7 +69,7 @@ fn a_timeout_ends_a_wait(_: &str) {
 }
 
 /// For that, ureq looks up each name on a thread of its own, an address too, and
-/// the greenlet's thread stands still for that long.
+/// all light greenlets of the OS thread stand still for that long.
 fn a_time_for_it_all(address: &str) {
     let url = format!("http://{address}/slow.txt");
     let most = together(GREENLETS, |_, flight| {
@@ -78,4 +80,14 @@ fn a_time_for_it_all(address: &str) {
         most >= greenlet_real::ENOUGH,
         "only {most} were in flight at once"
     );
+}
+
+/// In threads nobody stands still but who waits.
+fn threads_keep_a_time(address: &str) {
+    let url = format!("http://{address}/slow.txt");
+    overlap_threads(GREENLETS, |_, flight| {
+        let agent = agent(|config| config.timeout_global(Some(Duration::from_secs(60))));
+        flight.meet();
+        flight.during(|| get(&agent, &url));
+    });
 }

@@ -1,4 +1,5 @@
-//! What the tests share: each runs in a process of its own, which has one thread.
+//! What the tests share: each runs in a process of its own, which has one thread. It runs
+//! twice: the threads that it makes are threads of the OS, and then they are greenlets.
 
 use std::fs::File;
 use std::io::Read;
@@ -33,23 +34,29 @@ pub fn run(tests: &[Test]) {
         if !wanted.is_empty() && !wanted.iter().any(|part| name.contains(part.as_str())) {
             continue;
         }
-        let (code, said) = in_child(*test);
-        let as_expected = match end {
-            End::Well => code == 0,
-            End::Aborted(wait) => {
-                code == -libc::SIGABRT
-                    && said.contains(&format!("the greenlet \"stuck\" waits in {wait}"))
-                    && said.contains("spawn_isolated")
-            }
-        };
-        assert!(as_expected, "{name} ended with {code} and said:\n{said}");
+        for threads in [false, true] {
+            let (code, said) = in_child(threads, *test);
+            let as_expected = match end {
+                End::Well => code == 0,
+                End::Aborted(wait) => {
+                    code == -libc::SIGABRT
+                        && said.contains(&format!("the greenlet \"stuck\" waits in {wait}"))
+                        && said.contains("spawn_isolated")
+                }
+            };
+            let whose = if threads { "greenlets" } else { "OS threads" };
+            assert!(
+                as_expected,
+                "{name} (threads are {whose}) ended with {code} and said:\n{said}"
+            );
+        }
         println!("test {name} ... ok");
     }
 }
 
 /// Runs it in a child process; its exit code, or minus the signal that has ended it,
 /// and what it wrote to its standard error.
-fn in_child(body: fn()) -> (i32, String) {
+fn in_child(threads: bool, body: fn()) -> (i32, String) {
     let mut ends = [0; 2];
     // SAFETY: the call writes two descriptors.
     assert_eq!(unsafe { libc::pipe(ends.as_mut_ptr()) }, 0);
@@ -64,7 +71,9 @@ fn in_child(body: fn()) -> (i32, String) {
             libc::alarm(LIMIT);
         }
         let ended = panic::catch_unwind(|| {
-            greenlet::monkey::patch_all().expect("the program owns its symbols");
+            let threads = threads && greenlet::isolation().is_ok();
+            let patch = greenlet::monkey::Patch::new().threads(threads);
+            patch.apply().expect("the program owns its symbols");
             body();
         });
         // SAFETY: it has no preconditions.

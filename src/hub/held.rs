@@ -1,0 +1,131 @@
+//! A domain that stands still: one of its members waits in what belongs to their
+//! *thread*, which for them is the domain.
+//!
+//! ```text
+//!   A, of the OS thread's domain, waits in parking_lot, whose queue has one node a thread
+//!     run queue   A  B  x  C  y       x, y: isolated greenlets, threads of their own
+//!                 │  ▼     ▼
+//!     held back   │  B     C          until A is answered. Whoever of them is woken
+//!                 ▼                   meanwhile is held back, too
+//!     parked      A                   x and y run on, and may answer A
+//! ```
+//!
+//! So it is as if A had blocked the thread, for all who share it with A; and for nobody
+//! else.
+
+use std::cell::{Cell, RefCell};
+
+use super::Hub;
+use super::domain::DomainPtr;
+use super::run_queue::RunQueue;
+use super::task::TaskPtr;
+use crate::sys::pass::PassThrough;
+
+/// Who is held back, of all domains that stand still.
+pub(super) struct HeldBack {
+    /// Any domain stands still.
+    any: Cell<bool>,
+    /// The domains, and who of each may run.
+    blockers: RefCell<Vec<(Option<DomainPtr>, TaskPtr)>>,
+    /// In their order. An allocator's lock may be what they are woken for, so that they are
+    /// queued as those are whose turn comes.
+    tasks: RunQueue,
+}
+
+impl HeldBack {
+    pub(super) const fn new() -> HeldBack {
+        HeldBack {
+            any: Cell::new(false),
+            blockers: RefCell::new(Vec::new()),
+            tasks: RunQueue::new(),
+        }
+    }
+
+    /// Takes in a task that has become runnable, if it is to be held back.
+    #[inline(always)]
+    pub(super) fn take(&self, task: TaskPtr) -> bool {
+        self.any.get() && self.take_one(task)
+    }
+
+    #[cold]
+    fn take_one(&self, task: TaskPtr) -> bool {
+        let held = self.holds(task);
+        if held {
+            self.tasks.push(task);
+        }
+        held
+    }
+
+    fn holds(&self, task: TaskPtr) -> bool {
+        let blockers = self.blockers.borrow();
+        let of_it = blockers.iter().find(|(domain, _)| *domain == task.domain);
+        of_it.is_some_and(|(_, blocker)| *blocker != task)
+    }
+
+    pub(super) fn is_any(&self) -> bool {
+        self.any.get()
+    }
+
+    /// In the child of a fork there is nobody but the forker, who runs.
+    pub(super) fn forget(&self) {
+        self.any.set(false);
+        self.blockers.borrow_mut().clear();
+        self.tasks.clear();
+    }
+}
+
+impl Hub {
+    /// Whether there are greenlets that do not share the current one's thread-locals.
+    pub(crate) fn has_other_domains(&self) -> bool {
+        let mine = self.on_same_locals(self.current());
+        self.tasks.borrow().len() > mine
+    }
+
+    /// Whether all greenlets that could run are of domains that stand still.
+    pub(crate) fn all_stand_still(&self) -> bool {
+        let blockers = self.held_back.blockers.borrow();
+        let still: usize = blockers
+            .iter()
+            .map(|(_, blocker)| self.on_same_locals(*blocker))
+            .sum();
+        still == self.tasks.borrow().len()
+    }
+
+    /// Queues them all, those who are held back elsewhere.
+    fn queue_again(&self, tasks: &RunQueue) {
+        while let Some(task) = tasks.first() {
+            tasks.remove_first(task);
+            if !self.held_back.take(task) {
+                self.queue.push(task);
+            }
+        }
+    }
+
+    /// Has the current greenlet's domain stand still, but for itself, until what is
+    /// returned is dropped.
+    pub(crate) fn stand_still(&self) -> StandsStill {
+        let me = self.current();
+        // Memory is asked for.
+        let _pass = PassThrough::enter();
+        self.held_back.blockers.borrow_mut().push((me.domain, me));
+        self.held_back.any.set(true);
+        // All of them go through the queue once, and those who stay keep their order.
+        self.queue_again(&self.queue.take());
+        StandsStill(me)
+    }
+}
+
+/// See `Hub::stand_still`.
+pub(crate) struct StandsStill(TaskPtr);
+
+impl Drop for StandsStill {
+    fn drop(&mut self) {
+        let hub = Hub::get();
+        let held = &hub.held_back;
+        let mut blockers = held.blockers.borrow_mut();
+        blockers.retain(|(_, blocker)| *blocker != self.0);
+        held.any.set(!blockers.is_empty());
+        drop(blockers);
+        hub.queue_again(&held.tasks.take());
+    }
+}
