@@ -37,6 +37,7 @@ use std::time::Duration;
 
 use crate::hub::{Direction, Io};
 use crate::sys::clock;
+use crate::sys::pass::PassThrough;
 use crate::sys::signal::{self, Mailbox};
 
 /// Ctrl-C at the terminal (2).
@@ -217,6 +218,7 @@ impl Signals {
         // Never held across a wait, nor while user code runs.
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         if !inner.mailbox.is_ours() {
+            let _pass = PassThrough::enter();
             inner.mailbox = Mailbox::new(self.listened_for)?;
             inner.arrived = 0;
         }

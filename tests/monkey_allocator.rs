@@ -10,8 +10,9 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Instant;
 
-use common::{MS, watchdog};
+use common::{MS, in_subprocess_with, watchdog};
 use greenlet::queue::Queue;
 use greenlet::{joinall, sleep, spawn, timeout, yield_now};
 
@@ -66,12 +67,16 @@ fn an_allocator_may_wait_for_a_lock_wherever_it_is_called() {
     let _watchdog = watchdog();
     common::patch();
     let stop = Arc::new(AtomicBool::new(false));
-    // They hold the lock for much of the time.
+    // They hold the lock for much of the time. If they never let go of it, nobody else
+    // would have it but by chance: std's lock is taken by who comes first, and who is
+    // woken comes late.
+    let pass_time = |spins: usize| (0..spins).for_each(|_| std::hint::spin_loop());
     let greedy = [(); 2].map(|()| {
         let stop = Arc::clone(&stop);
         thread::spawn(move || {
             while !stop.load(Ordering::Relaxed) {
-                ALLOCATOR.with(|| (0..2000).for_each(|_| std::hint::spin_loop()));
+                ALLOCATOR.with(|| pass_time(2000));
+                pass_time(1000);
             }
         })
     });
@@ -110,6 +115,69 @@ fn an_allocator_may_wait_for_a_lock_wherever_it_is_called() {
         thread.join().unwrap();
     }
     assert!(ALLOCATOR.contended.load(Ordering::Relaxed) > 10);
+}
+
+/// Whoever holds the lock of a queue may wait, under it, for that of the allocator. A
+/// greenlet is told that the latter is free, but its thread waits for the former.
+#[test]
+fn who_waits_for_the_lock_of_a_queue_keeps_nobody_from_the_allocator() {
+    // The watchdog, which asks for memory now and then, is not to interfere.
+    let finished = in_subprocess_with(
+        "who_waits_for_the_lock_of_a_queue_keeps_nobody_from_the_allocator",
+        &[("GREENLET_WATCHDOG", "off")],
+        || {
+            let _watchdog = watchdog();
+            common::patch();
+            let queue = Arc::new(Queue::unbounded());
+            // There is no room for one more.
+            (0..4).for_each(|item| queue.put(item).unwrap());
+            let step = Arc::new(AtomicUsize::new(0));
+            let reached = |wanted: usize| {
+                let step = Arc::clone(&step);
+                move || while step.load(Ordering::SeqCst) < wanted {}
+            };
+            let contended = || ALLOCATOR.contended.load(Ordering::SeqCst);
+            let waits = spawn(|| drop(std::hint::black_box(Box::new(1))));
+            let puts = thread::spawn({
+                let (queue, reached) = (Arc::clone(&queue), reached(2));
+                move || {
+                    reached();
+                    queue.put(4).unwrap();
+                }
+            });
+            let holds = thread::spawn({
+                let (step, reached) = (Arc::clone(&step), reached(3));
+                move || {
+                    ALLOCATOR.with(|| {
+                        step.store(1, Ordering::SeqCst);
+                        reached();
+                    });
+                    step.store(4, Ordering::SeqCst);
+                }
+            });
+            // One after the other waits for the allocator: the greenlet, and the thread
+            // that has the lock of the queue. From here on nobody else does.
+            reached(1)();
+            let before = contended();
+            let after = |so_many: usize| while contended() < before + so_many {};
+            yield_now();
+            after(1);
+            step.store(2, Ordering::SeqCst);
+            after(2);
+            // It has said so, and is about to.
+            let then = Instant::now();
+            while then.elapsed() < 10 * MS {}
+            step.store(3, Ordering::SeqCst);
+            reached(4)();
+            assert_eq!(queue.len(), 5);
+            waits.join().unwrap();
+            puts.join().unwrap();
+            holds.join().unwrap();
+        },
+    );
+    if let Some(finished) = finished {
+        finished.succeeded();
+    }
 }
 
 /// The hub knows it before all that belongs to it is there.

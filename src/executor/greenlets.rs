@@ -13,6 +13,7 @@ use super::results::Results;
 use crate::error::{NoWorkers, SubmitError};
 use crate::hub;
 use crate::sys::fork;
+use crate::sys::pass::PassThrough;
 use crate::task::{Builder, Group};
 
 /// How many greenlets an executor has that was not told.
@@ -124,6 +125,8 @@ impl GreenletPoolExecutor {
         if crew.shut_down.get() || crew.generation != fork::generation() {
             return Err(SubmitError::Shutdown(f));
         }
+        // A new worker must find the job, though memory is asked for in between.
+        let _pass = PassThrough::enter();
         if crew.active.get() < crew.most {
             if let Err(error) = Crew::start_worker(crew) {
                 if crew.active.get() == 0 {

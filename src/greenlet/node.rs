@@ -19,6 +19,7 @@ use std::rc::{Rc, Weak};
 use super::{GreenletState, ending, trace};
 use crate::error::{BindError, ParentError, SpawnError, SwitchError};
 use crate::hub::{self, Hub, SpawnOptions, Special, State, TaskPtr, TaskRef};
+use crate::sys::pass::PassThrough;
 
 /// The function of a greenlet that has not started.
 pub(super) struct Body<T>(Box<dyn FnOnce(T) -> T>);
@@ -144,13 +145,14 @@ impl NodeRef {
     }
 
     pub(super) fn bind<T: 'static>(&self, body: Body<T>) -> Result<(), BindError> {
-        if !self.is_unbound() {
-            return Err(BindError);
-        }
         let startable = Startable {
             awaits: type_name::<T>(),
             body: Box::new(body),
         };
+        // After that, for others may run where memory is asked for.
+        if !self.is_unbound() {
+            return Err(BindError);
+        }
         self.0.start.replace(Some(startable));
         Ok(())
     }
@@ -244,6 +246,8 @@ pub(super) fn start<V: 'static>(
     node: &NodeRef,
     value: V,
 ) -> Result<TaskPtr, SwitchError<V>> {
+    // Whoever else ran here would find it neither unstarted nor started.
+    let _pass = PassThrough::enter();
     let Some(startable) = node.0.start.take() else {
         return Err(SwitchError::Unbound(value));
     };
@@ -354,8 +358,9 @@ impl Node {
             // It cannot be unwound here and now: it is leaked, which is sound.
             return true;
         }
+        // Before that: nothing comes between a delivery and its switch.
+        let me = NodeRef::current(hub);
         if hub.deliver_special(task.ptr(), Special::Kill).is_ok() {
-            let me = NodeRef::current(hub);
             let restore = RestoreParent {
                 node: self,
                 parent: self.parent.replace(Some(me)),

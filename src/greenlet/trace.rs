@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use super::node::Node;
 use crate::hub::{self, Attachment, Hub};
+use crate::sys::pass::PassThrough;
 use crate::task::GreenletId;
 
 /// What a tracer is told of.
@@ -85,6 +86,11 @@ impl Watch {
         self.tracer.borrow().is_some() || !self.orphans.borrow().is_empty()
     }
 
+    fn keep_orphan(&self, node: Rc<Node>) {
+        let _pass = PassThrough::enter();
+        self.orphans.borrow_mut().push(node);
+    }
+
     fn tell(&self, hub: &Hub) {
         let busy = self.is_busy();
         if self.told.replace(busy) != busy {
@@ -141,7 +147,7 @@ fn trace(watch: &Watch, hub: &Hub, kind: TraceKind, origin: u64) {
 pub(super) fn adopt_orphan(node: &Rc<Node>) {
     let hub = Hub::get();
     let watch: &Watch = hub.attachment();
-    watch.orphans.borrow_mut().push(Rc::clone(node));
+    watch.keep_orphan(Rc::clone(node));
     watch.tell(hub);
 }
 
@@ -155,7 +161,7 @@ fn bury_orphans(watch: &Watch, hub: &Hub) {
         // One that was found again by `Greenlet::current` has handles once more.
         let unsettled = orphan.is_abandoned() && orphan.is_alive() && !orphan.kill_abandoned();
         if unsettled {
-            watch.orphans.borrow_mut().push(orphan);
+            watch.keep_orphan(orphan);
         }
     }
     watch.tell(hub);

@@ -238,6 +238,9 @@ pub(crate) fn block(
 /// woken, who might be the one that this thread waits for. So whoever has been woken
 /// before, and has not gone on yet, has all the others woken now; and whoever wakes such
 /// a greenlet later on wakes another one with it: see `Crowd::claim`.
+///
+/// That goes for whatever else the thread waits for of another one, which may itself wait
+/// for such a lock: an allocator's, under the lock of a [`Monitor`](super::Monitor).
 pub(crate) fn blocking<R>(f: impl FnOnce() -> R) -> R {
     let Some(hub) = Hub::try_current() else {
         return f();

@@ -39,7 +39,7 @@ use super::wait_queue::WaitQueue;
 use super::{Hub, cell, end, unwind};
 use crate::coroutine::tls::{self, Base};
 use crate::error::{IsolationError, SpawnError};
-use crate::sys::pass::PassThrough;
+use crate::sys::pass::{self, PassThrough};
 
 /// One isolated greenlet's thread-local storage, and who belongs to it.
 pub(crate) struct Domain {
@@ -394,8 +394,9 @@ where
     let handle = cell::create(hub, spec, body);
     let task = handle.task().ptr();
     task.interrupt(task::KILL);
+    // Who spawns may hold guards, and the destructors are the user's.
     // SAFETY: it runs once, and does not get as far as to need a stack.
-    unsafe { (task.vtable.run)(task) };
+    pass::without_guards(|| unsafe { (task.vtable.run)(task) });
     // The hub's reference; the handle has another.
     task::release(task);
     handle

@@ -89,6 +89,9 @@ impl Hub {
     ) -> Result<R, Errno> {
         let known = self.trusted_source(fd, direction.wanted());
         let mut attempt = || {
+            // It may look whether there is room, and then ask for memory: nobody else
+            // takes the room meanwhile.
+            let _pass = PassThrough::enter();
             let answer = attempt();
             if let (Ok(value), Some(source)) = (&answer, &known) {
                 if source.is_tcp() && used_up(value) {
@@ -163,13 +166,18 @@ impl Hub {
     ) -> Result<Ended, Errno> {
         let wanted = direction.wanted();
         if !armed.covers(wanted) {
-            *armed = match self.arm_foreign(fd, wanted, self.next_id()) {
-                Ok(source) => Armed::Now(source),
+            match self.arm_foreign(fd, wanted, self.next_id()) {
+                Ok(source) => {
+                    // Nobody runs between that and the wait, though memory is freed: the
+                    // loop would take the very event that is waited for.
+                    let _pass = PassThrough::enter();
+                    *armed = Armed::Now(source);
+                }
                 Err(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOSPC) => {
                     return self.await_unwatched(deadline);
                 }
                 Err(error) => return Err(error),
-            };
+            }
         }
         let (source, until) = match armed {
             Armed::Now(source) => (source, deadline),
@@ -376,6 +384,8 @@ impl Watch<'_> {
     }
 
     fn arm(&mut self) -> Result<(), Errno> {
+        // As in `await_source`.
+        let _pass = PassThrough::enter();
         let round = self.hub.next_id();
         let mut trouble = Ok(());
         for watched in &mut self.watched {
@@ -410,6 +420,7 @@ impl Watch<'_> {
                     .park_quietly(queue, reason, Kind::External, deadline);
             }
         }
+        let pass = PassThrough::enter();
         let mut places: Vec<&dyn Place> = Vec::with_capacity(self.watched.len());
         for watched in &self.watched {
             if let Some(source) = watched.armed.source() {
@@ -418,6 +429,7 @@ impl Watch<'_> {
                 }
             }
         }
+        drop(pass);
         let reason = Reason::with("polling descriptors, so many:", self.watched.len() as u64);
         self.hub
             .park_quietly_in(&places, reason, Kind::External, deadline)

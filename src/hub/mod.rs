@@ -114,6 +114,7 @@ use self::watch::Pulse;
 use crate::coroutine::Fibers;
 use crate::coroutine::tls::{self, Base};
 use crate::error::SpawnError;
+use crate::sys::pass::PassThrough;
 use crate::sys::{clock, thread_end, threads as os_threads};
 
 pub(crate) use self::cell::{Ended, Handle};
@@ -362,7 +363,11 @@ impl Hub {
             None => &self.attachment,
             Some(domain) => domain.attachment(),
         };
-        let attachment = place.get_or_init(|| Box::new(A::default()));
+        let attachment = place.get().unwrap_or_else(|| {
+            // Nobody else may make it meanwhile.
+            let _pass = PassThrough::enter();
+            place.get_or_init(|| Box::new(A::default()))
+        });
         match attachment.as_any().downcast_ref::<A>() {
             // SAFETY: the hub, or the domain that the caller runs in, outlives what the
             // caller does with it.

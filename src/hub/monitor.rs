@@ -39,7 +39,7 @@ use loom::sync::atomic::Ordering;
 
 use super::wait::{Answer, Delivery, Waiter};
 use super::wait_queue::{Node, Place, WaitQueue};
-use super::{Hub, Kind, Reason, Woken, interrupt, report};
+use super::{Hub, Kind, Reason, Woken, address, interrupt, report};
 use crate::sys::{fork, pass, spin};
 
 /// What a monitor guards.
@@ -101,26 +101,34 @@ impl<S: Guarded, const N: usize> Monitor<S, N> {
     #[cold]
     #[inline(never)]
     fn lock_contended(&self, mine: u32) {
-        let mut tries = 0;
-        loop {
-            let seen = self.word.load(Ordering::Relaxed);
-            if seen == mine {
-                tries += 1;
-                spin::a_moment(tries);
-                continue;
-            }
-            let taken =
-                self.word
-                    .compare_exchange(seen, mine, Ordering::Acquire, Ordering::Relaxed);
-            if taken.is_err() {
-                continue;
-            }
-            if seen != 0 {
-                // SAFETY: the lock is ours, and who held it is in the parent.
-                unsafe { (*self.state.get()).abandoned() };
-            }
+        if (1..=spin::SPINS).any(|tries| self.try_lock(mine, tries)) {
             return;
         }
+        // Who holds it may be waiting, under it, for the lock of an allocator, of which
+        // a greenlet of this thread has been told that it is free: see `blocking`.
+        address::blocking(|| {
+            let mut tries = spin::SPINS;
+            while !self.try_lock(mine, tries) {
+                tries = tries.saturating_add(1);
+            }
+        });
+    }
+
+    /// One try of so many. If that is in vain, a moment has passed.
+    fn try_lock(&self, mine: u32, tries: u32) -> bool {
+        let seen = self.word.load(Ordering::Relaxed);
+        if seen == mine {
+            spin::a_moment(tries);
+            return false;
+        }
+        let taken = self
+            .word
+            .compare_exchange(seen, mine, Ordering::Acquire, Ordering::Relaxed);
+        if taken.is_ok() && seen != 0 {
+            // SAFETY: the lock is ours, and who held it is in the parent.
+            unsafe { (*self.state.get()).abandoned() };
+        }
+        taken.is_ok()
     }
 
     /// Parks the current greenlet in the queue that `pick` gives, where the

@@ -72,16 +72,20 @@ impl Hub {
         if self.closing || task.passing.get() != 0 || !runs || pass::is_locked() {
             return false;
         }
-        let (Ok(tasks), Ok(timers)) = (self.tasks.try_borrow(), self.timers.try_borrow()) else {
+        // Whoever runs next would find borrowed what is borrowed here, interrupted or not.
+        let (Ok(tasks), Ok(timers)) = (self.tasks.try_borrow_mut(), self.timers.try_borrow_mut())
+        else {
             return false;
         };
+        // A timer may be that of a `timeout`, which is to end the call.
+        let somebody_may_run = tasks.len() > 1 || timers.len() > 0;
+        drop((tasks, timers));
         // std marks the thread in a panic hook; who is alone on its thread-locals has that
         // mark to itself.
         if std::thread::panicking() && !self.is_alone(task) && PanicCount::in_hook() {
             return false;
         }
-        // A timer may be that of a `timeout`, which is to end the call.
-        tasks.len() > 1 || timers.len() > 0 || self.is_interrupted()
+        somebody_may_run || self.is_interrupted()
     }
 
     /// Whether the current greenlet is to end, or to leave a `timeout`.

@@ -7,6 +7,7 @@ use super::task::{State, TaskPtr};
 use crate::error::Deadlock;
 use crate::sys::clock;
 use crate::sys::os;
+use crate::sys::pass::PassThrough;
 use crate::sys::text::SliceText;
 
 /// The greenlets of this thread: for each its name, where it was spawned, and
@@ -33,6 +34,8 @@ pub fn report() -> String {
 }
 
 fn write_report(hub: &Hub, out: &mut dyn Write) -> fmt::Result {
+    // Nobody may end before it is through: `out` may allocate.
+    let _pass = PassThrough::enter();
     let now = clock::now_ns();
     let tasks: Vec<TaskPtr> = hub.tasks.borrow().iter().copied().collect();
     writeln!(out, "{} greenlets on this thread:", tasks.len())?;
@@ -81,6 +84,7 @@ pub(crate) fn panic_deadlock() -> ! {
 /// A destructor blocks during an unwinding, std's panic count cannot be put
 /// aside, and only this hub's greenlets could end that wait.
 pub(super) fn abort_unwinding(hub: &Hub) -> ! {
+    let _pass = PassThrough::enter();
     let mut out = String::from(
         "greenlet: fatal: a destructor waits while its greenlet unwinds, for another greenlet of \
          the same thread, which cannot run meanwhile (std's panic count was not found). Among ",
@@ -94,6 +98,8 @@ pub(super) fn abort_unwinding(hub: &Hub) -> ! {
 /// greenlet, and only this thread's greenlets could end that.
 #[cold]
 pub(crate) fn abort_blocked(hub: &Hub, what: &str) -> ! {
+    // The end has come for the others, too.
+    let _pass = PassThrough::enter();
     let mut out = String::from("greenlet: fatal: the greenlet \"");
     let _ = hub.current().write_name(&mut out);
     let _ = write!(

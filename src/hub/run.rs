@@ -18,11 +18,11 @@ use super::domain::DomainPtr;
 use super::slab::Key;
 use super::task::{self, State, TaskPtr};
 use super::wait::{Kind, Waiter};
-use super::{Hub, TimerTarget, interrupt, report};
+use super::{Hub, TimerTarget, address, interrupt, report};
 use crate::coroutine::{Fiber, Suspender, Word};
 use crate::sys::clock;
 use crate::sys::panics::PanicCount;
-use crate::sys::pass::PassThrough;
+use crate::sys::pass::{self, PassThrough};
 
 /// Turns between two looks at the clock. A prime, so that it does not fall
 /// into step with a program's own rounds.
@@ -100,6 +100,7 @@ impl Hub {
     #[inline(always)]
     pub(super) fn leave(&self, task: TaskPtr, next: Option<TaskPtr>) {
         super::monitor::held::check();
+        pass::check();
         if std::thread::panicking() {
             self.leave_unwinding(task, next);
         } else {
@@ -161,7 +162,7 @@ impl Hub {
                 interrupt::deadlock(self, task);
                 continue;
             }
-            self.sleep_in_reactor(None);
+            address::blocking(|| self.sleep_in_reactor(None));
             drop(pass);
         }
         // It goes on now; others that became ready keep their order.
@@ -270,6 +271,8 @@ impl Hub {
         let isolated = domain.and_then(|_| unsafe { (*task.isolated.get()).take() });
         task::release(task);
         if let Some(domain) = domain {
+            // The task is gone, and nobody is current.
+            let _pass = PassThrough::enter();
             if let Some(fiber) = isolated {
                 self.fibers.give(fiber);
             }
@@ -278,6 +281,7 @@ impl Hub {
         let retired = self.retired.get() + 1;
         self.retired.set(retired);
         if retired == RETIRED_PER_TRIM {
+            let _pass = PassThrough::enter();
             self.retired.set(0);
             self.fibers.trim(self.coarse_now(), false);
         }
@@ -394,6 +398,7 @@ impl Hub {
         let task = self.tasks.borrow().get(Key::from_u64(key)).copied();
         let Some(task) = task else {
             // The greenlet has ended, or there never was one: see `shared`.
+            let _pass = PassThrough::enter();
             self.deregister_retired();
             return interrupt::kill_as_asked(self);
         };

@@ -28,6 +28,7 @@ use std::ptr;
 use super::task::{DEADLOCK, State, TaskPtr};
 use super::unwind::Payload;
 use super::{Hub, interrupt};
+use crate::sys::pass::PassThrough;
 
 /// What arrives at a pending switch instead of a value.
 pub(crate) enum Special {
@@ -222,7 +223,8 @@ impl Hub {
             return Err(value);
         }
         // Dropped by its receiver: a destructor may switch, and must not do so
-        // here.
+        // here; nor may an allocator that waits, for the landing is another's.
+        let _pass = PassThrough::enter();
         let anything = Anything(Box::new(value));
         // SAFETY: the landing awaits an `Anything`.
         unsafe { self.write_value(target, head, anything) };

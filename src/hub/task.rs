@@ -34,6 +34,7 @@ use super::wait::Waiter;
 use super::wait_queue::WaitQueue;
 use super::{Hub, SpawnOptions};
 use crate::coroutine::{Fiber, StackSize, Suspender};
+use crate::sys::pass::PassThrough;
 
 /// The references to a main greenlet that its hub counts.
 pub(crate) const MAIN_REFS: u32 = 2;
@@ -208,6 +209,8 @@ pub(crate) struct Task {
 impl Task {
     /// Gives `f` the rarely used part, making it first where it is missing.
     pub(crate) fn with_extra<R>(&self, f: impl FnOnce(&mut Extra) -> R) -> R {
+        // The loop looks there too, whoever has been left in the middle of this.
+        let _pass = PassThrough::enter();
         self.has_extra.set(true);
         f(self.extra.borrow_mut().get_or_insert_default())
     }
@@ -248,6 +251,8 @@ impl Task {
 
     /// The name given by the user, or `greenlet-ID`; the main greenlet is `main`.
     pub(crate) fn write_name(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        // As in `with_extra`: `out` may allocate.
+        let _pass = PassThrough::enter();
         if let Ok(extra) = self.extra.try_borrow() {
             if let Some(name) = extra.as_ref().and_then(|extra| extra.name.as_deref()) {
                 return out.write_str(name);

@@ -277,8 +277,8 @@ impl Waiter {
             self.try_claim(INTERRUPTED);
         }
         if self.claim.load(Ordering::Acquire) == UNCLAIMED {
-            task.waiter.set(self);
             hub.keep_sentinel();
+            task.waiter.set(self);
             hub.count_wait(self.kind, 1);
             match deadline {
                 None | Some(clock::NEVER) => hub.suspend(State::Parked),
@@ -290,7 +290,11 @@ impl Waiter {
                 Some(deadline) => {
                     self.timed.set(true);
                     let timer = hub.start_timer(deadline, TimerTarget::Waiter(self));
-                    hub.suspend(State::Parked);
+                    // That asks for memory, and where an allocator has to wait for it,
+                    // others are woken: this one may be among them.
+                    if self.claim.load(Ordering::Acquire) == UNCLAIMED {
+                        hub.suspend(State::Parked);
+                    }
                     hub.cancel_timer(timer);
                 }
             }

@@ -14,6 +14,7 @@ use std::cell::Cell;
 use super::Hub;
 use super::list::{Linked, Links, List};
 use super::wait::{Answer, Kind, Reason, Waiter, Woken, or_throw};
+use crate::sys::pass::PassThrough;
 
 /// A waiter's place in one queue.
 pub(crate) struct Node {
@@ -243,9 +244,12 @@ pub(crate) fn park_any(
 ) -> Option<Woken> {
     let hub = Hub::get();
     let waiter = Waiter::new(hub, reason, kind, true);
+    // The caller has seen that nothing is there yet.
+    let pass = PassThrough::enter();
     let nodes: Vec<Node> = (0..places.len() as u32)
         .map(|index| Node::new(&waiter, index))
         .collect();
+    drop(pass);
     for (place, node) in places.iter().zip(&nodes) {
         place.link(node);
     }

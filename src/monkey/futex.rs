@@ -516,6 +516,9 @@ pub(super) fn prepare() {
     if PARKER.get() != 0 {
         return;
     }
+    // Asked for now, so that no memory is asked for below: the lock of an allocator would
+    // be taken for that word.
+    let _this = std::thread::current();
     LOOKING.set(Looking::ForWait);
     std::thread::park_timeout(Duration::from_nanos(1));
     LOOKING.set(Looking::No);

@@ -512,12 +512,16 @@ fn keep(host: &Host) -> *mut hostent {
     // SAFETY: as much room as is said, and words enough for an entry.
     unsafe { host.lay_out(found, buffer.as_mut_ptr().cast(), len) };
     // Where the thread's own are gone already, this one stays for ever.
-    let _ = KEPT_ENTRIES.try_with(|entries| {
+    let stored = KEPT_ENTRIES.try_with(|entries| {
         let (next, entries) = &mut *entries.borrow_mut();
-        entries[*next] = mem::take(&mut kept);
+        mem::swap(&mut entries[*next], &mut kept);
         *next = (*next + 1) % KEPT;
     });
-    mem::forget(kept);
+    match stored {
+        // The one before, when nothing is borrowed any more.
+        Ok(()) => drop(kept),
+        Err(_) => mem::forget(kept),
+    }
     found
 }
 

@@ -20,6 +20,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use serde::{de, ser};
 
 use crate::hub::Hub;
+use crate::sys::pass::PassThrough;
 
 thread_local! {
     /// The open bags of this thread, the newest last.
@@ -52,6 +53,8 @@ impl Open {
             greenlet: me(),
             contents,
         };
+        // Others may run where memory is asked for, and have bags too.
+        let _pass = PassThrough::enter();
         // A thread that has destroyed its thread-locals has no bags.
         let _ = BAGS.try_with(|bags| bags.borrow_mut().push(bag));
         Open(number)
@@ -80,6 +83,7 @@ fn me() -> u64 {
 /// Runs `f` with the newest bag of the current greenlet.
 fn with_bag<R>(f: impl FnOnce(&mut Contents) -> Option<R>) -> Result<R, Stray> {
     let me = me();
+    let _pass = PassThrough::enter();
     let found = BAGS.try_with(|bags| {
         let mut bags = bags.borrow_mut();
         let bag = bags.iter_mut().rev().find(|bag| bag.greenlet == me)?;

@@ -14,6 +14,7 @@ use super::listener::{Accept, Listener};
 use super::open::Open;
 use crate::hub::{State, WaitQueue};
 use crate::sys::fork;
+use crate::sys::pass::PassThrough;
 use crate::{Builder, JoinHandle, Pool};
 
 /// How long accepting pauses after a first error.
@@ -98,6 +99,9 @@ impl<L: Listener> Inner<L> {
             let connection = listener.accept()?;
             self.pending.replace(Some(connection));
         }
+        // Nobody runs from here on, though memory is asked for: the greenlet not before
+        // it is among those that are open, and nobody who would use the pool.
+        let _pass = PassThrough::enter();
         // Others that use the pool may have been faster.
         if pool.is_some_and(Pool::is_full) {
             return Ok(());

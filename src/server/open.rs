@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use crate::JoinHandle;
 use crate::hub::{self, Hub, Kind, Reason, WaitQueue, Woken};
+use crate::sys::pass::PassThrough;
 
 /// The greenlets of the connections.
 pub(super) struct Open {
@@ -21,7 +22,9 @@ pub(super) struct Leave(Rc<Open>, u64);
 
 impl Drop for Leave {
     fn drop(&mut self) {
+        let pass = PassThrough::enter();
         let handle = self.0.greenlets.borrow_mut().remove(&self.1);
+        drop(pass);
         self.0.fewer.wake_all();
         drop(handle);
     }
@@ -45,6 +48,7 @@ impl Open {
 
     /// Adds the greenlet of a number, which has not run yet.
     pub(super) fn add(&self, number: u64, handle: JoinHandle<()>) {
+        let _pass = PassThrough::enter();
         self.greenlets.borrow_mut().insert(number, handle);
     }
 
@@ -55,6 +59,7 @@ impl Open {
     /// Takes out those that are not there, in the child of a fork: the blocks behind
     /// the handles are the parent's business.
     pub(super) fn forget(&self, lost: impl Fn(&JoinHandle<()>) -> bool) {
+        let _pass = PassThrough::enter();
         let mut greenlets = self.greenlets.borrow_mut();
         for (number, handle) in std::mem::take(&mut *greenlets) {
             if lost(&handle) {

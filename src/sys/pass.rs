@@ -5,6 +5,16 @@
 //! what stands under a lock or a borrow of a hub; signal handlers, which stand in
 //! the middle of anything; and the crate's own operations on descriptors, which
 //! have the waiting around them already.
+//!
+//! And it is for whatever asks for memory, or gives it back, between two steps that
+//! belong together. An allocator may wait for a lock of std's, as profilers do, which
+//! is interposed, so others may run at each `push`, `Box::new` or `drop`:
+//!
+//! ```text
+//!   tasks.borrow_mut().insert(…) ─▶ alloc ─▶ Mutex::lock ─▶ futex ─▶ park?
+//!                                                        the next to run spawns:
+//!                                                        already borrowed
+//! ```
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -47,6 +57,28 @@ impl Drop for PassThrough {
     fn drop(&mut self) {
         DEPTH.set(DEPTH.get().wrapping_sub(1));
     }
+}
+
+/// Takes back all guards while `f` runs: code of the user's, which may switch, and for
+/// which whoever holds them has nothing half done.
+pub(crate) fn without_guards<R>(f: impl FnOnce() -> R) -> R {
+    /// Puts them back however `f` is left.
+    struct PutBack(u32);
+    impl Drop for PutBack {
+        fn drop(&mut self) {
+            DEPTH.set(DEPTH.get().wrapping_add(self.0));
+        }
+    }
+    let guards = DEPTH.get() % HANDLER;
+    DEPTH.set(DEPTH.get() - guards);
+    let _put_back = PutBack(guards);
+    f()
+}
+
+/// A greenlet is about to be left; debug builds check that it holds no guard.
+#[inline(always)]
+pub(crate) fn check() {
+    debug_assert_eq!(DEPTH.get() % HANDLER, 0, "a switch under a PassThrough");
 }
 
 /// How many signal handlers are running on this thread, or were left by a jump.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{clock, os};
 
 /// How often the lock is looked at before the thread gives its CPU away.
-const SPINS: u32 = 100;
+pub(crate) const SPINS: u32 = 100;
 /// And how often it does that before it sleeps a little: who holds the lock may be of a
 /// lower priority.
 const YIELDS: u32 = 1000;

@@ -22,6 +22,7 @@ use super::builder;
 use super::handle::{JoinHandle, refuse_with_panic_abort};
 use crate::error::{Deadlock, PoolFull};
 use crate::hub::{self, AtEnd, Hub, Kind, Reason, State, Task, TaskRef, WaitQueue, Woken};
+use crate::sys::pass::PassThrough;
 use crate::sys::{clock, fork};
 
 /// A set of greenlets, each of which leaves it by itself when it ends.
@@ -198,6 +199,7 @@ impl Members {
         if self.generation.replace(fork::generation()) == fork::generation() {
             return;
         }
+        let _pass = PassThrough::enter();
         self.promised.set(0);
         let mut tasks = self.tasks.borrow_mut();
         for (number, task) in std::mem::take(&mut *tasks) {
@@ -235,6 +237,8 @@ impl Members {
 
     /// Takes a task in, whatever the limit.
     pub(super) fn add(this: &Rc<Members>, task: &TaskRef) {
+        // It must not end before it is in both.
+        let _pass = PassThrough::enter();
         if task.done.get() || task.state.get() == State::Lost || this.contains(task.id) {
             return;
         }
@@ -246,6 +250,7 @@ impl Members {
     /// Takes a task out, which does not tell of its end any more then.
     pub(super) fn remove(&self, number: u64) -> bool {
         self.forget_before_fork();
+        let _pass = PassThrough::enter();
         let Some(task) = self.tasks.borrow_mut().remove(&number) else {
             return false;
         };
@@ -349,6 +354,7 @@ impl Members {
 impl AtEnd for Members {
     fn ended(&self, task: &Task) {
         self.forget_before_fork();
+        let _pass = PassThrough::enter();
         let left = self.tasks.borrow_mut().remove(&task.id);
         if left.is_some() {
             self.one_has_left();

@@ -37,6 +37,7 @@ use crate::error::{Deadlock, JoinError, SpawnError};
 use crate::hub::{
     self, Ended, Hub, Kind, Payload, Reason, SpawnOptions, TaskRef, WaitQueue, Woken,
 };
+use crate::sys::pass::PassThrough;
 use crate::sys::{fork, os};
 
 /// Runs `f`, which may spawn greenlets that borrow from the caller's frame, and
@@ -309,6 +310,7 @@ impl Family {
         if self.killed.get() {
             hub::kill(Hub::get(), task.ptr());
         }
+        let _pass = PassThrough::enter();
         self.children.borrow_mut().insert(number, task);
     }
 
@@ -378,7 +380,9 @@ impl Drop for Child<'_> {
         let family = self.family;
         let running = family.running.get() - 1;
         family.running.set(running);
+        let pass = PassThrough::enter();
         let task = family.children.borrow_mut().remove(&self.number);
+        drop(pass);
         drop(task);
         if running == 0 {
             family.owner.wake_all();

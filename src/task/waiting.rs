@@ -6,6 +6,7 @@ use super::handle::JoinHandle;
 use crate::error::JoinError;
 use crate::hub::{self, Kind, Place, Reason, WaitQueue, Woken};
 use crate::sys::clock;
+use crate::sys::pass::PassThrough;
 
 /// What [`wait`] and [`iwait`] can wait for: the handles of greenlets, and
 /// whatever else becomes ready and stays so until somebody acts on it: an
@@ -197,6 +198,8 @@ impl Iterator for IWait<'_> {
     fn next(&mut self) -> Option<usize> {
         let mut time_is_up = false;
         loop {
+            // Between this look and the wait nobody runs, though memory is asked for.
+            let pass = PassThrough::enter();
             if let Some(first) = self.first_ready() {
                 return Some(self.left.remove(first));
             }
@@ -214,6 +217,7 @@ impl Iterator for IWait<'_> {
                 false => Kind::Shared,
             };
             let reason = Reason::with("waiting for the first of", places.len() as u64);
+            drop(pass);
             match hub::wait_any(&places, reason, kind, self.deadline) {
                 // The one that answered goes first, though others may have
                 // become ready before this greenlet had its turn.

@@ -22,6 +22,8 @@ pub(crate) mod fork {
 }
 
 pub(crate) mod spin {
+    pub(crate) const SPINS: u32 = 0;
+
     pub(crate) fn a_moment(_: u32) {
         crate::shim::spin_loop();
     }
@@ -30,4 +32,16 @@ pub(crate) mod spin {
 /// Nothing is interposed here.
 pub(crate) mod pass {
     pub(crate) fn set_locked(_: bool) {}
+
+    pub(crate) struct PassThrough;
+
+    impl PassThrough {
+        pub(crate) fn enter() -> PassThrough {
+            PassThrough
+        }
+    }
+
+    impl Drop for PassThrough {
+        fn drop(&mut self) {}
+    }
 }
