@@ -101,7 +101,7 @@ impl<S: Guarded, const N: usize> Monitor<S, N> {
     #[cold]
     #[inline(never)]
     fn lock_contended(&self, mine: u32) {
-        if (1..=spin::SPINS).any(|tries| self.try_lock(mine, tries)) {
+        if (0..spin::SPINS).any(|tries| self.try_lock(mine, tries + 1)) {
             return;
         }
         // Who holds it may be waiting, under it, for the lock of an allocator, of which
