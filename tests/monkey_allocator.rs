@@ -12,14 +12,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-use common::{MS, in_subprocess_with, watchdog};
+use common::{MS, alone, watchdog};
 use greenlet::queue::Queue;
 use greenlet::{joinall, sleep, spawn, timeout, yield_now};
 
 thread_local! {
     /// The allocator lets others go first, on this thread.
     static YIELDS: Cell<bool> = const { Cell::new(false) };
+    /// Somebody wants to know when this thread is about to wait for the lock.
+    static TELLS: Cell<bool> = const { Cell::new(false) };
 }
+
+/// How often such threads were.
+static TOLD: AtomicUsize = AtomicUsize::new(0);
 
 struct Locked {
     lock: Mutex<()>,
@@ -35,6 +40,9 @@ impl Locked {
             Ok(guard) => guard,
             Err(_) => {
                 self.contended.fetch_add(1, Ordering::Relaxed);
+                if TELLS.get() {
+                    TOLD.fetch_add(1, Ordering::SeqCst);
+                }
                 self.lock.lock().unwrap_or_else(PoisonError::into_inner)
             }
         };
@@ -121,63 +129,60 @@ fn an_allocator_may_wait_for_a_lock_wherever_it_is_called() {
 /// greenlet is told that the latter is free, but its thread waits for the former.
 #[test]
 fn who_waits_for_the_lock_of_a_queue_keeps_nobody_from_the_allocator() {
-    // The watchdog, which asks for memory now and then, is not to interfere.
-    let finished = in_subprocess_with(
+    alone(
         "who_waits_for_the_lock_of_a_queue_keeps_nobody_from_the_allocator",
-        &[("GREENLET_WATCHDOG", "off")],
         || {
             let _watchdog = watchdog();
             common::patch();
+            static STEP: AtomicUsize = AtomicUsize::new(0);
+            let reached = |step: usize| while STEP.load(Ordering::SeqCst) < step {};
+            let told = |so_often: usize| while TOLD.load(Ordering::SeqCst) < so_often {};
+            let next = |step: usize| STEP.store(step, Ordering::SeqCst);
             let queue = Arc::new(Queue::unbounded());
             // There is no room for one more.
             (0..4).for_each(|item| queue.put(item).unwrap());
-            let step = Arc::new(AtomicUsize::new(0));
-            let reached = |wanted: usize| {
-                let step = Arc::clone(&step);
-                move || while step.load(Ordering::SeqCst) < wanted {}
-            };
-            let contended = || ALLOCATOR.contended.load(Ordering::SeqCst);
-            let waits = spawn(|| drop(std::hint::black_box(Box::new(1))));
             let puts = thread::spawn({
-                let (queue, reached) = (Arc::clone(&queue), reached(2));
+                let queue = Arc::clone(&queue);
                 move || {
-                    reached();
+                    next(1);
+                    reached(4);
+                    TELLS.set(true);
                     queue.put(4).unwrap();
                 }
             });
-            let holds = thread::spawn({
-                let (step, reached) = (Arc::clone(&step), reached(3));
-                move || {
-                    ALLOCATOR.with(|| {
-                        step.store(1, Ordering::SeqCst);
-                        reached();
-                    });
-                    step.store(4, Ordering::SeqCst);
-                }
+            let holds = thread::spawn(move || {
+                reached(2);
+                ALLOCATOR.with(|| {
+                    next(3);
+                    reached(5);
+                });
+                next(6);
             });
-            // One after the other waits for the allocator: the greenlet, and the thread
-            // that has the lock of the queue. From here on nobody else does.
-            reached(1)();
-            let before = contended();
-            let after = |so_many: usize| while contended() < before + so_many {};
+            let waits = spawn(|| {
+                TELLS.set(true);
+                drop(std::hint::black_box(Box::new(1)));
+            });
+            // From here on until the end this greenlet asks for no memory. Those two wait
+            // for it, one after the other: the greenlet, and the thread that has the lock of
+            // the queue.
+            reached(1);
+            next(2);
+            reached(3);
             yield_now();
-            after(1);
-            step.store(2, Ordering::SeqCst);
-            after(2);
+            told(1);
+            next(4);
+            told(2);
             // It has said so, and is about to.
             let then = Instant::now();
             while then.elapsed() < 10 * MS {}
-            step.store(3, Ordering::SeqCst);
-            reached(4)();
+            next(5);
+            reached(6);
             assert_eq!(queue.len(), 5);
             waits.join().unwrap();
             puts.join().unwrap();
             holds.join().unwrap();
         },
     );
-    if let Some(finished) = finished {
-        finished.succeeded();
-    }
 }
 
 /// The hub knows it before all that belongs to it is there.
