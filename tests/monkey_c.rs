@@ -142,8 +142,9 @@ fn c_code_that_connects_and_accepts_parks() {
         let connected = in_greenlet(move || library.call("c_connect", i32::from(port), 0));
         assert_eq!(connected, Ok(0));
         assert_blocking(&listener);
-        drop(listener);
-        let refused = in_greenlet(move || library.call("c_connect", i32::from(port), 0));
+        let (_kept, refusing) = refusing();
+        let port = i32::from(refusing.port());
+        let refused = in_greenlet(move || library.call("c_connect", port, 0));
         assert_eq!(refused, Err(libc::ECONNREFUSED));
     });
 }

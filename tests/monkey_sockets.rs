@@ -181,10 +181,7 @@ fn socket(kind: i32) -> OwnedFd {
 fn a_refused_connect_says_so_and_the_socket_can_be_used_again() {
     let _watchdog = patched();
     // G178
-    let closed = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let (_kept, closed) = refusing();
     let open = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = open.local_addr().unwrap();
     let answers = in_greenlet(move || {
