@@ -76,19 +76,18 @@ fn rows() -> impl Iterator<Item = &'static Row> {
 /// open or locked by then is patched as well.
 ///
 /// # Errors
-/// [`PatchError`] if the program's calls do not reach this crate. Nothing is
-/// patched then.
+/// [`PatchError`] if the program's calls do not reach this crate, or if threads cannot be
+/// greenlets here. Nothing is patched then; what [`Patch::threads`] leaves out can be.
 ///
 /// # Examples
 /// ```
-/// use std::time::{Duration, Instant};
+/// use std::time::Duration;
 ///
 /// greenlet::monkey::patch_all()?;
-/// let start = Instant::now();
-/// let a = greenlet::spawn(|| std::thread::sleep(Duration::from_millis(50)));
-/// let b = greenlet::spawn(|| std::thread::sleep(Duration::from_millis(50)));
-/// greenlet::joinall([a, b]);
-/// assert!(start.elapsed() < Duration::from_millis(100));
+/// let long = greenlet::spawn(|| std::thread::sleep(Duration::from_secs(3600)));
+/// let short = greenlet::spawn(|| std::thread::sleep(Duration::from_millis(1)));
+/// short.join().unwrap();
+/// assert!(!long.is_finished());
 /// # Ok::<(), greenlet::error::PatchError>(())
 /// ```
 pub fn patch_all() -> Result<(), PatchError> {
@@ -237,7 +236,7 @@ impl Patch {
     /// Patches these parts, beside those that are patched already.
     ///
     /// # Errors
-    /// As for [`patch_all`].
+    /// As for [`patch_all`]; and [`PatchError::Hubs`], when everything is patched.
     pub fn apply(self) -> Result<(), PatchError> {
         for row in rows() {
             if !is_in_place(row) {
