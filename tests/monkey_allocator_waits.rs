@@ -30,12 +30,19 @@ struct Waiting;
 
 static WAITS: AtomicBool = AtomicBool::new(false);
 
+/// Who waits for this word is woken by the allocator of a thread that so wishes.
+static WORD: AtomicU32 = AtomicU32::new(0);
+
+thread_local! {
+    static WAKES: Cell<bool> = const { Cell::new(false) };
+}
+
 impl Waiting {
     /// What a lock does that another thread holds for some microseconds. (A lock would be
     /// asked again after that.)
     fn wait() {
         /// Nobody wakes it.
-        static WORD: AtomicU32 = AtomicU32::new(0);
+        static NEVER: AtomicU32 = AtomicU32::new(0);
         const TIME: i64 = 5_000;
         const SECOND: i64 = 1_000_000_000;
         if !WAITS.load(Ordering::Relaxed) {
@@ -57,7 +64,7 @@ impl Waiting {
             until.tv_nsec %= SECOND;
             libc::syscall(
                 libc::SYS_futex,
-                WORD.as_ptr(),
+                NEVER.as_ptr(),
                 op,
                 0,
                 &raw const until,
@@ -73,6 +80,12 @@ impl Waiting {
 unsafe impl GlobalAlloc for Waiting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         Waiting::wait();
+        if WAKES.take() {
+            WORD.store(1, Ordering::SeqCst);
+            let op = libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG;
+            // SAFETY: waking touches no memory.
+            unsafe { libc::syscall(libc::SYS_futex, WORD.as_ptr(), op, 1) };
+        }
         // SAFETY: the caller's promise.
         unsafe { System.alloc(layout) }
     }
@@ -157,6 +170,27 @@ fn a_wait_that_is_answered_while_its_timer_is_started_does_not_begin() {
         waits.join().unwrap();
     }
     greenlet::killall(&sleepers);
+}
+
+/// The loop asks for memory before it sleeps for the first time, and the allocator lets go
+/// of a lock that a greenlet of this thread waits for.
+#[test]
+fn who_is_woken_by_the_loop_itself_is_not_slept_upon() {
+    common::alone("who_is_woken_by_the_loop_itself_is_not_slept_upon", || {
+        let _watchdog = watchdog();
+        common::patch();
+        let other = spawn(|| sleep(1000 * 1000 * MS));
+        yield_now();
+        WAKES.set(true);
+        let op = libc::FUTEX_WAIT_BITSET | libc::FUTEX_PRIVATE_FLAG;
+        let never = std::ptr::null::<libc::timespec>();
+        while WORD.load(Ordering::SeqCst) == 0 {
+            // SAFETY: the word lives for ever.
+            unsafe { libc::syscall(libc::SYS_futex, WORD.as_ptr(), op, 0, never, 0, u32::MAX) };
+        }
+        assert!(!WAKES.get());
+        other.kill_wait();
+    });
 }
 
 #[test]

@@ -514,8 +514,8 @@ impl Hub {
 
     /// Sleeps until the next deadline, an event, or a call from outside.
     /// Not for longer than until `housekeeping`, if there is something to be
-    /// done then.
-    pub(super) fn sleep_in_reactor(&self, housekeeping: Option<u64>) {
+    /// done then; nor at all, if what it sleeps for `is_there` by now.
+    pub(super) fn sleep_in_reactor(&self, housekeeping: Option<u64>, is_there: impl Fn() -> bool) {
         let next = self.timers.borrow().next_deadline();
         let deadline = [next, housekeeping].into_iter().flatten().min();
         if self.with_reactor(|_| ()).is_err() {
@@ -529,7 +529,9 @@ impl Hub {
         if !shared.inbox.prepare_sleep() {
             return;
         }
-        if !shared.arrivals.is_empty() {
+        // Some of the above asks for memory, and an allocator that lets go of its lock wakes
+        // who waits for it, of this very thread.
+        if is_there() || !shared.arrivals.is_empty() {
             return shared.inbox.woke_up();
         }
         let polled = match self.reactor.borrow_mut().as_mut() {

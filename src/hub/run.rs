@@ -162,7 +162,8 @@ impl Hub {
                 interrupt::deadlock(self, task);
                 continue;
             }
-            address::blocking(|| self.sleep_in_reactor(None));
+            let goes_on = || task.state.get() == State::Runnable;
+            address::blocking(|| self.sleep_in_reactor(None, goes_on));
             drop(pass);
         }
         // It goes on now; others that became ready keep their order.
@@ -348,7 +349,8 @@ impl Hub {
                 return;
             }
         }
-        self.sleep_in_reactor([trim_again, ask_again].into_iter().flatten().min());
+        let housekeeping = [trim_again, ask_again].into_iter().flatten().min();
+        self.sleep_in_reactor(housekeeping, || self.queue.first().is_some());
     }
 
     /// Whether another thread has called since the last time, and may be waited
