@@ -7,7 +7,7 @@
 //! cargo run --release -p greenlet-benches --bin threads spawn      #
 //! cargo run --release -p greenlet-benches --bin threads echo       #   these
 //! cargo run --release -p greenlet-benches --bin threads hold [CONNECTIONS]
-//! cargo run --release -p greenlet-benches --bin threads hubs
+//! cargo run --release -p greenlet-benches --bin threads hubs [MICROSECONDS]
 //! ```
 //!
 //! | | what |
@@ -16,7 +16,7 @@
 //! | `spawn` | one thread spawned and joined after the other, and 1,000 at a time |
 //! | `echo` | processor time for a request of 64 bytes, at 64 and 1,000 connections, with a thread for each |
 //! | `hold` | 10,000 connections, and one OS thread |
-//! | `hubs` | requests a second that need 20 µs of computing, by one and by two further hubs |
+//! | `hubs` | requests a second that need 100 µs of computing, by one and by two further hubs |
 //!
 //! A server is a process of its own: this program again, patched or not. The load is a
 //! process too, one epoll loop on the second processor.
@@ -47,14 +47,15 @@ fn main() -> ExitCode {
             spawn();
             echo();
             hold(10_000);
-            hubs();
+            hubs(100);
         }
         ["switch"] => switch(),
         ["spawn"] => spawn(),
         ["echo"] => echo(),
         ["hold"] => hold(10_000),
         ["hold", connections] => hold(connections.parse().expect("a number")),
-        ["hubs"] => hubs(),
+        ["hubs"] => hubs(100),
+        ["hubs", micros] => hubs(micros.parse().expect("a number")),
         ["--serve", how, work] => serve(how, work.parse().expect("a number")),
         ["--load", address, connections, requests] => {
             proc::pin_to(LOAD_CPU);
@@ -65,7 +66,9 @@ fn main() -> ExitCode {
             );
         }
         _ => {
-            eprintln!("usage: threads [switch | spawn | echo | hold [CONNECTIONS] | hubs]");
+            eprintln!(
+                "usage: threads [switch | spawn | echo | hold [CONNECTIONS] | hubs [MICROSECONDS]]"
+            );
             return ExitCode::FAILURE;
         }
     }
@@ -253,20 +256,20 @@ fn hold(connections: usize) {
     }
 }
 
-/// Computing that several processors can share.
-fn hubs() {
-    const WORK: u64 = 20;
-    let rounds = rounds_in(WORK);
+/// Computing that several processors can share. The load has its share of them, too: the
+/// more there is to be computed, the less that is.
+fn hubs(micros: u64) {
+    let rounds = rounds_in(micros);
     let mut rates = [const { Vec::new() }; 2];
     for _ in 0..ROUNDS {
         for (count, rates) in ["1", "2"].iter().zip(&mut rates) {
             let mut server = Server::start(count, rounds);
-            rates.push(put_under_load(&mut server, 64, 100_000).1);
+            rates.push(put_under_load(&mut server, 64, 2_000_000 / micros).1);
         }
     }
     let ratios: Vec<f64> = rates[1].iter().zip(&rates[0]).map(|(b, a)| b / a).collect();
     println!(
-        "requests that need {WORK} us: {:.0} a second on one hub, {:.0} on two: {:.2} times as many",
+        "requests that need {micros} us: {:.0} a second on one hub, {:.0} on two: {:.2} times as many",
         median(&rates[0]),
         median(&rates[1]),
         median(&ratios)
