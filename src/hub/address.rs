@@ -478,7 +478,7 @@ impl Node {
 /// then the one who wakes lets the other go first.
 ///
 /// That is the exception, for nobody expects a switch where a lock is let go of: code
-/// that is in the middle of what belongs to its thread (see `monkey::futex`) may take
+/// that is in the middle of what belongs to its thread (see `monkey::as_thread`) may take
 /// and let go of a lock meanwhile. So an allocator may: see `monkey::locks::mutex`.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct InVain {

@@ -1,8 +1,7 @@
 //! Waiting for a signal that is blocked: `sigwait` and its kin.
 //!
-//! The kernel gives a signal of a set to who asks for it, and there is a descriptor for
-//! waiting until it does. But signals that come in the same moment go to several who
-//! wait, and a descriptor for each wait is dear: so a greenlet asks now and then.
+//! The kernel gives a signal to the OS thread that asks for it, and wakes one that waits in
+//! the call. A greenlet does not wait there, and so it asks now and then.
 
 use std::ffi::c_int;
 use std::ptr;
@@ -10,17 +9,16 @@ use std::time::Duration;
 
 use libc::{siginfo_t, sigset_t, timespec};
 
+use super::again;
 use super::entry::{self, Answer, Part, hub, interposed, raw};
 use super::kernel::{self, NO_TIME};
-use crate::hub::Hub;
 use crate::sys::clock;
 use crate::sys::os::Errno;
 
 /// What the kernel takes for the size of a set.
 const SET: usize = 8;
-/// How long it is until the next question, at first and in the end.
-const SHORTEST: Duration = Duration::from_millis(1);
-const LONGEST: Duration = Duration::from_millis(10);
+/// How far two questions are apart at most.
+const LONGEST_PAUSE: Duration = Duration::from_millis(10);
 
 interposed! {
     Process;
@@ -77,27 +75,5 @@ unsafe fn wait(
     entry::operation_within(hub, time)?;
     let deadline = time.map(|time| clock::now_ns().saturating_add(time));
     let no_time = NO_TIME;
-    until_it_comes(hub, deadline, || ask(&raw const no_time))
-}
-
-fn until_it_comes(
-    hub: &Hub,
-    deadline: Option<u64>,
-    ask: impl Fn() -> Result<usize, Errno>,
-) -> Result<usize, Errno> {
-    let mut pause = SHORTEST;
-    loop {
-        let over = deadline.is_some_and(|deadline| clock::now_ns() >= deadline);
-        match ask() {
-            Err(libc::EAGAIN) if !over => {}
-            answer => return answer,
-        }
-        let next = clock::deadline_after(pause);
-        let next = deadline.map_or(next, |deadline| deadline.min(next));
-        match hub.pause_quietly(next) {
-            Err(libc::EAGAIN) | Ok(()) => {}
-            Err(refused) => return Err(refused),
-        }
-        pause = (2 * pause).min(LONGEST);
-    }
+    again::until_answered(hub, deadline, LONGEST_PAUSE, || ask(&raw const no_time))
 }

@@ -18,16 +18,15 @@ use std::ffi::c_int;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
+use super::again;
 use super::entry::{Answer, Part, hub, interposed, raw};
 use super::kernel;
 use crate::hub::Hub;
 use crate::offload;
-use crate::sys::clock;
 use crate::sys::os::Errno;
 
-/// When to ask again; doubled each time, up to the latter.
-const FIRST_LOOK: Duration = Duration::from_millis(1);
-const LAST_LOOK: Duration = Duration::from_millis(32);
+/// How far two questions for a lock are apart at most.
+const LONGEST_PAUSE: Duration = Duration::from_millis(32);
 
 interposed! {
     Files;
@@ -91,24 +90,10 @@ pub(super) unsafe fn lock_record(
     }
 }
 
-/// Tries, until the answer is something else than EAGAIN.
-fn until_free(
-    hub: &Hub,
-    mut attempt: impl FnMut() -> Result<usize, Errno>,
-) -> Result<usize, Errno> {
-    if let Some(error) = hub.refusal() {
-        return Err(error);
-    }
-    let mut pause = FIRST_LOOK;
-    loop {
-        match attempt() {
-            Err(libc::EAGAIN) => {}
-            answer => return answer,
-        }
-        match hub.pause_quietly(clock::deadline_after(pause)) {
-            Ok(()) | Err(libc::EAGAIN) => {}
-            Err(error) => return Err(error),
-        }
-        pause = (pause * 2).min(LAST_LOOK);
+/// Tries until the lock is free.
+fn until_free(hub: &Hub, attempt: impl FnMut() -> Result<usize, Errno>) -> Result<usize, Errno> {
+    match hub.refusal() {
+        Some(error) => Err(error),
+        None => again::until_answered(hub, None, LONGEST_PAUSE, attempt),
     }
 }

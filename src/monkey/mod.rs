@@ -43,6 +43,8 @@
 //! Until `patch_all` they do nothing but the system call. A program that does not
 //! own its symbols (a plug-in in somebody else's process) gets an error.
 
+mod again;
+mod as_thread;
 mod await_signal;
 mod checked;
 mod connect;

@@ -251,7 +251,7 @@ impl Patch {
         // is not for the middle of whatever parks first.
         let _ = PanicCount::get();
         if self.parts & Part::Locks.bit() != 0 {
-            super::futex::prepare();
+            super::as_thread::prepare();
             #[cfg(not(target_feature = "crt-static"))]
             super::locks::prepare();
         }
