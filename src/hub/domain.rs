@@ -89,7 +89,7 @@ impl std::ops::Deref for DomainPtr {
 impl Domain {
     #[inline(always)]
     pub(super) fn base(&self) -> Base {
-        self.seat.block().base()
+        self.seat.base()
     }
 
     pub(super) fn is_owner(&self, task: TaskPtr) -> bool {

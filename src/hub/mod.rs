@@ -139,6 +139,8 @@ pub use self::report::report;
 pub(crate) use self::report::{abort_blocked, no_other_threads, panic_deadlock};
 pub(crate) use self::run::may_switch;
 pub(crate) use self::seat::Seat;
+#[cfg(all(feature = "monkey", not(target_feature = "crt-static")))]
+pub(crate) use self::seat::{Storage, thread_pointer};
 pub(crate) use self::shared::HubShared;
 pub(crate) use self::source::{Direction, bits};
 pub(crate) use self::switch::{Anything, Arrival, Special, awaited_by};
@@ -150,6 +152,8 @@ pub(crate) use self::unwind::{
 pub(crate) use self::wait::{Kind, Reason, Woken, pause};
 pub(crate) use self::wait_queue::{Place, WaitQueue, wait_any};
 pub use crate::coroutine::StackSize;
+#[cfg(all(feature = "monkey", not(target_feature = "crt-static")))]
+pub(crate) use crate::coroutine::{stack_around, tls::is_block};
 
 /// The scheduler of one OS thread.
 pub(crate) struct Hub {

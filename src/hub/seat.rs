@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::{HUB, Hub};
-use crate::coroutine::tls::{self, TlsBlock};
+use crate::coroutine::tls::{self, Base, TlsBlock};
 use crate::error::IsolationError;
 use crate::sys::mark::{self, Mark};
 use crate::sys::pass::PassThrough;
@@ -30,8 +30,27 @@ impl Seat {
         Ok(Seat { block, tid })
     }
 
-    pub(crate) fn block(&self) -> &Arc<TlsBlock> {
-        &self.block
+    pub(super) fn base(&self) -> Base {
+        self.block.base()
+    }
+
+    /// The storage itself: there as long as anybody has this.
+    pub(crate) fn storage(&self) -> Storage {
+        Storage(Arc::clone(&self.block))
+    }
+
+    /// Calls a function on the storage, before the greenlet is made that runs on it.
+    ///
+    /// # Safety
+    /// The function takes this argument, sets variables, and does nothing else.
+    pub(crate) unsafe fn prepare(
+        &self,
+        function: unsafe extern "C" fn(*mut c_void),
+        argument: *mut c_void,
+    ) {
+        // SAFETY: the block is alive, and nobody runs on it; the rest is the caller's
+        // promise.
+        unsafe { tls::on_base(self.block.base(), function, argument) };
     }
 
     /// By what number glibc's locks know who sits here.
@@ -53,9 +72,25 @@ impl Seat {
         unsafe {
             self.block.take_over();
             let inherited = (&raw const inherited).cast_mut().cast();
-            tls::on_base(self.block.base(), inherit, inherited);
+            self.prepare(inherit, inherited);
         }
     }
+}
+
+/// Thread-local storage of an isolated greenlet, which outlives it: as long as somebody
+/// has this, no other one is at the same address.
+pub(crate) struct Storage(Arc<TlsBlock>);
+
+impl Storage {
+    /// Its thread pointer, which is the greenlet's `pthread_t`.
+    pub(crate) fn pointer(&self) -> usize {
+        self.0.base().address()
+    }
+}
+
+/// The thread pointer of the caller.
+pub(crate) fn thread_pointer() -> usize {
+    tls::current().address()
 }
 
 /// What a new domain's variables of this crate are to be.

@@ -14,6 +14,8 @@ use libc::{pthread_t, timespec};
 
 use super::entry::{Part, hub, interposed, raw};
 #[cfg(not(target_feature = "crt-static"))]
+use super::moment::Moment;
+#[cfg(not(target_feature = "crt-static"))]
 use super::threads::{self, Thread};
 use crate::hub::{self, Hub, Reason};
 use crate::sys::clock;
@@ -27,7 +29,7 @@ interposed! {
         // SAFETY: the caller's promise.
         if let Some(known) = unsafe { Thread::of(thread) } {
             // SAFETY: as above.
-            return unsafe { threads::join(known, result, None) };
+            return unsafe { threads::join(&known, result, Moment::Never) };
         }
         match hub(Part::Process) {
             None => hub::address::blocking(|| {

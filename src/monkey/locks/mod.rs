@@ -45,7 +45,7 @@ pub(super) mod cond;
 mod glibc;
 pub(super) mod mutex;
 pub(super) mod once;
-mod park;
+pub(super) mod park;
 pub(super) mod rwlock;
 pub(super) mod semaphore;
 mod shape;

@@ -21,7 +21,7 @@ pub(super) fn hub() -> Option<&'static Hub> {
 
 /// What is waited for, and how long.
 #[derive(Clone, Copy)]
-pub(super) struct Wait {
+pub(in crate::monkey) struct Wait {
     /// Where who wakes looks for us.
     pub(super) address: usize,
     pub(super) bits: u32,
@@ -32,7 +32,7 @@ pub(super) struct Wait {
 
 impl Wait {
     /// For ever, for what another greenlet or thread of this process gives back.
-    pub(super) fn new<T>(object: *const T, what: &'static str) -> Wait {
+    pub(in crate::monkey) fn new<T>(object: *const T, what: &'static str) -> Wait {
         Wait {
             address: object as usize,
             bits: address::ANY,
@@ -42,7 +42,7 @@ impl Wait {
         }
     }
 
-    pub(super) fn until(self, moment: Moment) -> Wait {
+    pub(in crate::monkey) fn until(self, moment: Moment) -> Wait {
         Wait { moment, ..self }
     }
 
@@ -102,7 +102,11 @@ impl Wait {
 
     /// Waits, as whoever it is, for as long as `still` says, under the lock of the table.
     /// May end early.
-    pub(super) fn sleep_while(self, hub: Option<&Hub>, still: impl Fn() -> bool) -> Slept {
+    pub(in crate::monkey) fn sleep_while(
+        self,
+        hub: Option<&Hub>,
+        still: impl Fn() -> bool,
+    ) -> Slept {
         match hub {
             Some(hub) => loop {
                 let slept = address::wait(hub, self.address, self.bits, &still, self.sleep());

@@ -10,8 +10,7 @@ use libc::{pthread_attr_t, pthread_t, sigval, stack_t};
 
 use super::libcs;
 use super::record::{NAME, Thread};
-use crate::coroutine::StackSize;
-use crate::hub::Hub;
+use crate::hub::{Hub, StackSize};
 use crate::monkey::entry::{Answer, interposed, raw};
 use crate::sys::os;
 
@@ -23,7 +22,7 @@ interposed! {
         // SAFETY: the caller's promise.
         unsafe {
             match Thread::of(thread) {
-                Some(known) => tell_attributes(known, attributes),
+                Some(known) => tell_attributes(&known, attributes),
                 None => libcs!(
                     c"pthread_getattr_np", fn(pthread_t, *mut pthread_attr_t), thread, attributes,
                 ),
@@ -73,7 +72,7 @@ interposed! {
         // SAFETY: the caller's promise.
         unsafe {
             match Thread::of(thread) {
-                Some(known) => send(known, signal, |me, tid| {
+                Some(known) => send(&known, signal, |me, tid| {
                     raw!(libc::SYS_tgkill, me, tid, signal).map(drop)
                 }),
                 None => libcs!(c"pthread_kill", fn(pthread_t, c_int), thread, signal),
@@ -86,7 +85,7 @@ interposed! {
         // SAFETY: the caller's promise.
         unsafe {
             match Thread::of(thread) {
-                Some(known) => send(known, signal, |me, tid| queue(me, tid, signal, value)),
+                Some(known) => send(&known, signal, |me, tid| queue(me, tid, signal, value)),
                 None => libcs!(
                     c"pthread_sigqueue", fn(pthread_t, c_int, sigval), thread, signal, value,
                 ),

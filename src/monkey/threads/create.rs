@@ -10,9 +10,8 @@ use super::exit;
 use super::hubs;
 use super::libcs;
 use super::record::Thread;
-use crate::coroutine::StackSize;
 use crate::error::SpawnError;
-use crate::hub::{self, Hub, Seat, SpawnOptions};
+use crate::hub::{self, Hub, Seat, SpawnOptions, StackSize};
 use crate::monkey::entry::{Part, interposed, is_on};
 use crate::sys::os;
 

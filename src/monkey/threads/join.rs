@@ -1,19 +1,17 @@
 //! Joining and detaching threads that are isolated greenlets.
 
 use std::ffi::{c_int, c_void};
-use std::ptr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 
 use libc::{clockid_t, pthread_t, timespec};
 
 use super::libcs;
-use super::record::{ENDED, Thread};
-use crate::hub::address::{self, Sleep, Slept};
-use crate::hub::{Hub, Kind, Reason};
-use crate::monkey::entry::{interposed, raw};
-use crate::monkey::kernel;
-use crate::sys::clock;
-use crate::sys::os::Errno;
+use super::record::Thread;
+use crate::hub::Hub;
+use crate::hub::address::Slept;
+use crate::monkey::entry::interposed;
+use crate::monkey::locks::park::Wait;
+use crate::monkey::moment::Moment;
 
 interposed! {
     Threads;
@@ -24,7 +22,7 @@ interposed! {
         unsafe {
             match Thread::of(thread) {
                 Some(known) if !known.has_ended() => libc::EBUSY,
-                Some(known) => join(known, result, None),
+                Some(known) => join(&known, result, Moment::Never),
                 None => libcs!(
                     c"pthread_tryjoin_np", fn(pthread_t, *mut *mut c_void), thread, result,
                 ),
@@ -41,7 +39,7 @@ interposed! {
         // SAFETY: the caller's promise.
         unsafe {
             match Thread::of(thread) {
-                Some(known) => join_until(known, result, libc::CLOCK_REALTIME, until),
+                Some(known) => join_until(&known, result, libc::CLOCK_REALTIME, until),
                 None => libcs!(
                     c"pthread_timedjoin_np",
                     fn(pthread_t, *mut *mut c_void, *const timespec),
@@ -61,10 +59,7 @@ interposed! {
         // SAFETY: the caller's promise.
         unsafe {
             match Thread::of(thread) {
-                Some(_) if clock != libc::CLOCK_REALTIME && clock != libc::CLOCK_MONOTONIC => {
-                    libc::EINVAL
-                }
-                Some(known) => join_until(known, result, clock, until),
+                Some(known) => join_until(&known, result, clock, until),
                 None => libcs!(
                     c"pthread_clockjoin_np",
                     fn(pthread_t, *mut *mut c_void, clockid_t, *const timespec),
@@ -95,15 +90,13 @@ unsafe fn join_until(
     clock: clockid_t,
     until: *const timespec,
 ) -> c_int {
-    if until.is_null() {
-        // SAFETY: the caller's promise.
-        return unsafe { join(thread, result, None) };
-    }
-    // SAFETY: as above.
-    match unsafe { kernel::time_at(until) } {
+    // SAFETY: the caller's promise.
+    match unsafe { until.as_ref() }.map(|until| Moment::by(clock, *until)) {
         // SAFETY: as above.
-        Ok(moment) => unsafe { join(thread, result, Some((clock, moment))) },
-        Err(error) => error,
+        None => unsafe { join(thread, result, Moment::Never) },
+        // SAFETY: as above.
+        Some(Some(moment)) => unsafe { join(thread, result, moment) },
+        Some(None) => libc::EINVAL,
     }
 }
 
@@ -114,12 +107,12 @@ unsafe fn join_until(
 pub(in crate::monkey) unsafe fn join(
     thread: &Thread,
     result: *mut *mut c_void,
-    until: Option<(clockid_t, u64)>,
+    until: Moment,
 ) -> c_int {
     // SAFETY: it has no preconditions.
     let me = unsafe { libc::pthread_self() };
     let joined_by = |thread: &Thread| thread.joiner.load(Ordering::Relaxed) as pthread_t;
-    let joins_me = Thread::current().is_some_and(|me| joined_by(me) == thread.handle());
+    let joins_me = Thread::current().is_some_and(|me| joined_by(&me) == thread.handle());
     if thread.handle() == me || joins_me {
         return libc::EDEADLK;
     }
@@ -134,7 +127,7 @@ pub(in crate::monkey) unsafe fn join(
     {
         return libc::EINVAL;
     }
-    if !wait(thread, until) {
+    if !has_ended_by(thread, until) {
         thread.joiner.store(0, Ordering::Release);
         return libc::ETIMEDOUT;
     }
@@ -147,42 +140,13 @@ pub(in crate::monkey) unsafe fn join(
 }
 
 /// Whether it has ended in time.
-fn wait(thread: &Thread, until: Option<(clockid_t, u64)>) -> bool {
-    let address = ptr::from_ref(&thread.flags) as usize;
-    let still = || !thread.has_ended();
-    let left = || until.map(|(clock, moment)| moment.saturating_sub(kernel::now(clock)));
-    while still() {
-        let left = left();
-        let deadline = left.map(|left| clock::now_ns().saturating_add(left));
-        match Hub::parking() {
-            Some(hub) => {
-                let sleep = Sleep {
-                    reason: Reason::new("joining a thread"),
-                    kind: Kind::Shared,
-                    deadline,
-                    may_go_first: true,
-                };
-                address::wait(hub, address, address::ANY, still, sleep);
-            }
-            None => {
-                let _: Result<Slept, Errno> =
-                    address::block(address, address::ANY, still, |word| block(word, left));
-            }
-        }
-        if left == Some(0) {
-            return !still();
+fn has_ended_by(thread: &Thread, moment: Moment) -> bool {
+    let wait = Wait::new(&thread.flags, "joining a thread").until(moment);
+    while !thread.has_ended() {
+        let slept = wait.sleep_while(Hub::parking(), || !thread.has_ended());
+        if slept == Slept::TimedOut {
+            return thread.has_ended();
         }
     }
-    debug_assert!(thread.flags.load(Ordering::Relaxed) & ENDED != 0);
     true
-}
-
-/// Blocks the thread while the word is 0, for so many nanoseconds at most.
-fn block(word: &AtomicU32, left: Option<u64>) -> Result<(), Errno> {
-    let time = left.map(kernel::timespec_of);
-    let time = time.as_ref().map_or(ptr::null(), ptr::from_ref);
-    let op = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
-    let word = ptr::from_ref(word);
-    // SAFETY: both are live variables, or null.
-    unsafe { raw!(libc::SYS_futex, word, op, 0u32, time) }.map(|_| ())
 }

@@ -20,12 +20,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use libc::pthread_t;
 
-use crate::coroutine::{self, tls};
-use crate::hub::{AtEnd, Hub, Seat, Task, address};
+use crate::hub::{self, AtEnd, Hub, Seat, Storage, Task, address};
 use crate::sys::pass::PassThrough;
 
 /// The thread has ended, the destructors of its thread-locals included.
-pub(super) const ENDED: u32 = 1;
+const ENDED: u32 = 1;
 /// Nobody can join it any more.
 const PARTED: u32 = 2;
 
@@ -47,7 +46,9 @@ pub(crate) struct Thread {
     stack: (AtomicUsize, AtomicUsize),
     /// The kernel's number of the OS thread that it runs on.
     runs_on: AtomicI32,
-    block: Arc<tls::TlsBlock>,
+    storage: Storage,
+    /// The reference that RECORD has; null when it has been given back.
+    kept: AtomicPtr<Thread>,
 }
 
 thread_local! {
@@ -80,45 +81,59 @@ impl Thread {
             value: AtomicPtr::new(ptr::without_provenance_mut(usize::MAX)),
             is_thread,
             // A new thread has the name of the one that has made it.
-            name: Mutex::new(Thread::current().and_then(Thread::own_name)),
+            name: Mutex::new(Thread::current().and_then(|me| me.own_name())),
             stack: (AtomicUsize::new(0), AtomicUsize::new(stack)),
             runs_on: AtomicI32::new(0),
-            block: Arc::clone(seat.block()),
+            storage: seat.storage(),
+            kept: AtomicPtr::new(ptr::null_mut()),
         });
-        let record = Arc::into_raw(Arc::clone(&thread));
+        let record = Arc::into_raw(Arc::clone(&thread)).cast_mut();
+        thread.kept.store(record, Ordering::Relaxed);
         // SAFETY: nobody runs on the block yet; the function takes this argument and
         // sets a variable.
-        unsafe { tls::on_base(seat.block().base(), set_record, record.cast_mut().cast()) };
+        unsafe { seat.prepare(set_record, record.cast()) };
         thread
     }
 
     /// The record behind a `pthread_t`; none if that is an OS thread's.
     ///
     /// # Safety
-    /// The thread has neither been joined, nor has it been detached and has ended; and
-    /// the reference is not kept longer than that is so.
-    pub(in crate::monkey) unsafe fn of<'a>(thread: pthread_t) -> Option<&'a Thread> {
+    /// The thread has neither been joined, nor has it been detached and has ended, until
+    /// this returns.
+    pub(in crate::monkey) unsafe fn of(thread: pthread_t) -> Option<Arc<Thread>> {
         let pointer = thread as usize;
         // SAFETY: the caller's promise.
-        if pointer == 0 || unsafe { !tls::is_block(pointer) } {
+        if pointer == 0 || unsafe { !hub::is_block(pointer) } {
             return None;
         }
-        let offset = RECORD.with(|record| ptr::from_ref(record) as isize)
-            - tls::current().address() as isize;
+        let offset =
+            RECORD.with(|record| ptr::from_ref(record) as isize) - hub::thread_pointer() as isize;
         // SAFETY: the variable is one of the program's own, which are as far from every
         // thread pointer. It was set before anybody knew the `pthread_t`, and has not
-        // changed since.
+        // changed since; RECORD's reference has not been given back.
         unsafe {
-            (*(pointer.wrapping_add_signed(offset) as *const Cell<*const Thread>))
-                .get()
-                .as_ref()
+            let variable = pointer.wrapping_add_signed(offset) as *const Cell<*const Thread>;
+            Thread::behind((*variable).get())
         }
     }
 
     /// That of the caller, if it runs on a block of its own.
-    pub(super) fn current<'a>() -> Option<&'a Thread> {
-        // SAFETY: null, or a record that lives as long as its block is run on.
-        unsafe { RECORD.get().as_ref() }
+    pub(super) fn current() -> Option<Arc<Thread>> {
+        // SAFETY: RECORD's reference is given back when nobody's code runs there any more.
+        unsafe { Thread::behind(RECORD.get()) }
+    }
+
+    /// # Safety
+    /// RECORD has this, and its reference has not been given back.
+    unsafe fn behind(record: *const Thread) -> Option<Arc<Thread>> {
+        if record.is_null() {
+            return None;
+        }
+        // SAFETY: the pointer came from `Arc::into_raw`, and there is a reference.
+        unsafe {
+            Arc::increment_strong_count(record);
+            Some(Arc::from_raw(record))
+        }
     }
 
     pub(super) fn is_thread(&self) -> bool {
@@ -134,7 +149,7 @@ impl Thread {
     }
 
     pub(super) fn handle(&self) -> pthread_t {
-        self.block.base().address() as pthread_t
+        self.storage.pointer() as pthread_t
     }
 
     /// Its OS thread is this one.
@@ -145,7 +160,7 @@ impl Thread {
     /// It begins to run, on this stack.
     pub(crate) fn begin(&self) {
         let here = 0u8;
-        if let Some(stack) = coroutine::stack_around(&raw const here as usize) {
+        if let Some(stack) = hub::stack_around(&raw const here as usize) {
             self.stack.1.store(stack.len(), Ordering::Relaxed);
             self.stack.0.store(stack.start, Ordering::Release);
         }
@@ -191,15 +206,13 @@ impl Thread {
     pub(super) fn set_name(&self, name: [u8; NAME]) {
         let _pass = PassThrough::enter();
         *self.lock_name() = Some(name);
-        if Thread::current().is_some_and(|me| ptr::eq(me, self)) {
+        if Thread::current().is_some_and(|me| ptr::eq(&*me, self)) {
             let text = name.split(|byte| *byte == 0).next().unwrap_or_default();
             Hub::get().name_current(&String::from_utf8_lossy(text));
         }
     }
 
     /// Nobody may join it from now on. False if that was so already.
-    ///
-    /// Who has called this does not use the record any more.
     pub(super) fn part(&self) -> bool {
         let before = self.flags.fetch_or(PARTED, Ordering::AcqRel);
         if before & PARTED != 0 {
@@ -219,9 +232,12 @@ impl Thread {
     /// Gives back the reference that RECORD has.
     fn give_back(&self) {
         let _pass = PassThrough::enter();
-        // SAFETY: it was counted by `make`, and is given back once: by whoever sets the
-        // second of the two flags, or without them if it never begins.
-        drop(unsafe { Arc::from_raw(self) });
+        let kept = self.kept.swap(ptr::null_mut(), Ordering::AcqRel);
+        if !kept.is_null() {
+            // SAFETY: it came from `Arc::into_raw`, and is taken from `kept` once. Whoever
+            // calls this has a reference of its own.
+            drop(unsafe { Arc::from_raw(kept) });
+        }
     }
 }
 
