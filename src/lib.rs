@@ -118,8 +118,12 @@
 //! takes for a thread), `notes.md` (for students, in Chinese and English) and
 //! `architecture.md` (how it works inside). `examples` has whole programs.
 
-// Without `monkey`, some of what it stands on in `hub` has no user.
-#![cfg_attr(not(feature = "monkey"), allow(dead_code, unused_imports))]
+// Without `monkey`, some of what it stands on in `hub` has no user; nor has it in static
+// programs, where libc's locks and threads stay libc's.
+#![cfg_attr(
+    any(not(feature = "monkey"), target_feature = "crt-static"),
+    allow(dead_code, unused_imports)
+)]
 
 #[cfg(not(all(
     target_os = "linux",

@@ -25,9 +25,5 @@ pub(crate) mod tls;
 
 pub(crate) use fiber::{Fiber, Suspender, Word};
 pub(crate) use pool::Fibers;
-#[cfg_attr(
-    not(feature = "monkey"),
-    allow(unused_imports, reason = "threads are asked for their stack")
-)]
 pub(crate) use registry::stack_around;
 pub use size::StackSize;

@@ -275,10 +275,6 @@ pub(crate) fn wake(address: usize, bits: u32, count: usize) -> usize {
 
 /// As `wake`, for who has changed the word by an instruction that fences, as those of
 /// locks are on x86-64. It costs next to nothing where nobody waits.
-#[cfg_attr(
-    target_feature = "crt-static",
-    allow(dead_code, reason = "in static programs the locks of C are libc's")
-)]
 #[inline(always)]
 pub(crate) fn wake_after_fence(address: usize, bits: u32, count: usize) -> usize {
     if !cfg!(target_arch = "x86_64") {

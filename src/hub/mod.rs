@@ -51,10 +51,6 @@
 //! | `report` | who waits on what, and the deadlock report |
 //! | `watch` | how other threads see whether a hub goes on |
 
-#[cfg_attr(
-    not(feature = "monkey"),
-    allow(dead_code, reason = "only what libc's callers do waits by address")
-)]
 pub(crate) mod address;
 mod cell;
 mod domain;
@@ -62,13 +58,6 @@ mod end;
 mod exclusive;
 mod foreign;
 mod gate;
-#[cfg_attr(
-    not(feature = "monkey"),
-    allow(
-        dead_code,
-        reason = "only what libc's callers do makes a domain stand still"
-    )
-)]
 mod held;
 mod inbox;
 mod interrupt;

@@ -1,10 +1,5 @@
 //! Until when a wait for a lock lasts, by which clock.
 
-#![cfg_attr(
-    target_feature = "crt-static",
-    allow(dead_code, reason = "in static programs the locks of C are libc's")
-)]
-
 use libc::{c_int, clockid_t, timespec};
 
 use super::kernel;
