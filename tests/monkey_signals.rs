@@ -693,3 +693,66 @@ fn a_program_with_very_many_handlers_gets_them_all() {
         }
     });
 }
+
+/// A set of one signal, which is blocked for this thread from now on.
+fn blocked(signal: c_int) -> libc::sigset_t {
+    let mut set = MaybeUninit::uninit();
+    // SAFETY: the set is initialised by the first call.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), signal);
+        assert_eq!(
+            libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), ptr::null_mut()),
+            0
+        );
+        set.assume_init()
+    }
+}
+
+#[test]
+fn who_waits_for_a_blocked_signal_lets_others_run() {
+    let _watchdog = patched();
+    let signal = libc::SIGRTMIN() + 5;
+    let set = blocked(signal);
+    let ticker = Ticker::new();
+    // SAFETY: no preconditions.
+    let me = unsafe { libc::pthread_self() };
+    let raises = ticker.after(move || {
+        // SAFETY: this thread is there.
+        assert_eq!(unsafe { libc::pthread_kill(me, signal) }, 0);
+    });
+    let mut got = 0;
+    let answer = ticker.ticks_during(|| {
+        // SAFETY: live variables.
+        unsafe { libc::sigwait(&set, &mut got) }
+    });
+    assert_eq!((answer, got), (0, signal));
+    raises.join().unwrap();
+}
+
+#[test]
+fn a_wait_for_a_signal_ends_in_time_or_when_its_greenlet_does() {
+    let _watchdog = patched();
+    let set = blocked(libc::SIGRTMIN() + 6);
+    let wait = move |millis: i64| {
+        let time = libc::timespec {
+            tv_sec: millis / 1000,
+            tv_nsec: millis % 1000 * 1_000_000,
+        };
+        // SAFETY: live variables; nobody wants to know more of the signal.
+        let answer = unsafe { libc::sigtimedwait(&set, ptr::null_mut(), &time) };
+        (answer, std::io::Error::last_os_error().raw_os_error())
+    };
+    assert_eq!(wait(0), (-1, Some(libc::EAGAIN)));
+    let ticker = Ticker::new();
+    let ended = ticker.ticks_during(|| wait(20));
+    assert_eq!(ended, (-1, Some(libc::EAGAIN)));
+    let waits = greenlet::spawn(move || {
+        let ended = wait(3_600_000);
+        assert_eq!(ended, (-1, Some(libc::ECANCELED)));
+        greenlet::yield_now();
+    });
+    ticker.tick();
+    waits.kill();
+    assert!(waits.join().unwrap_err().is_killed());
+}
