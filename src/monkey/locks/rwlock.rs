@@ -4,6 +4,10 @@
 //! them is first decides who else comes in, and the others wait again. glibc counts the
 //! threads that wait in it, and lets no new readers in before its writers if an attribute
 //! says so; greenlets that wait are not counted.
+//!
+//! Whoever wants again what it has for writing is told so (EDEADLK), unless it shares its
+//! thread-locals with other greenlets: then it waits, for it may be one of these that has
+//! the lock.
 
 use std::ffi::c_int;
 
@@ -137,8 +141,9 @@ unsafe fn busy(
     let Some(hub) = park::hub() else {
         return address::blocking(in_libc);
     };
+    // By that number glibc knows all that share the thread-locals: it may be another one.
     // SAFETY: the caller's promise, here and below.
-    if unsafe { shape::writer(lock) } == shape::me() {
+    if unsafe { shape::writer(lock) } == shape::me() && hub.is_alone_here() {
         return libc::EDEADLK;
     }
     // SAFETY: as above.
