@@ -13,11 +13,12 @@ use std::ffi::c_int;
 
 use libc::{clockid_t, pthread_rwlock_t, timespec};
 
-use super::glibc::real;
+use super::glibc;
 use super::park::{self, Limit, Wait};
 use super::shape::{self, on};
 use crate::hub::address;
 use crate::monkey::entry::interposed;
+use crate::monkey::real::real;
 
 interposed! {
     Locks;
@@ -25,27 +26,27 @@ interposed! {
     /// Parks until it may read.
     fn pthread_rwlock_rdlock(lock: *mut pthread_rwlock_t) -> c_int {
         // SAFETY: the caller's promise.
-        unsafe { take(lock, &READ, None, || real!(RWLOCK_RDLOCK(lock))) }
+        unsafe { take(lock, &READ, None, || real!(glibc::RWLOCK_RDLOCK(lock))) }
     }
 
     /// Parks until it may write.
     fn pthread_rwlock_wrlock(lock: *mut pthread_rwlock_t) -> c_int {
         // SAFETY: the caller's promise.
-        unsafe { take(lock, &WRITE, None, || real!(RWLOCK_WRLOCK(lock))) }
+        unsafe { take(lock, &WRITE, None, || real!(glibc::RWLOCK_WRLOCK(lock))) }
     }
 
     /// As `pthread_rwlock_rdlock`, until a moment by the clock of the day.
     fn pthread_rwlock_timedrdlock(lock: *mut pthread_rwlock_t, time: *const timespec) -> c_int {
         let limit = Limit { clock: libc::CLOCK_REALTIME, time };
         // SAFETY: the caller's promise.
-        unsafe { take(lock, &READ, Some(limit), || real!(RWLOCK_TIMEDRDLOCK(lock, time))) }
+        unsafe { take(lock, &READ, Some(limit), || real!(glibc::RWLOCK_TIMEDRDLOCK(lock, time))) }
     }
 
     /// As `pthread_rwlock_wrlock`, until a moment by the clock of the day.
     fn pthread_rwlock_timedwrlock(lock: *mut pthread_rwlock_t, time: *const timespec) -> c_int {
         let limit = Limit { clock: libc::CLOCK_REALTIME, time };
         // SAFETY: the caller's promise.
-        unsafe { take(lock, &WRITE, Some(limit), || real!(RWLOCK_TIMEDWRLOCK(lock, time))) }
+        unsafe { take(lock, &WRITE, Some(limit), || real!(glibc::RWLOCK_TIMEDWRLOCK(lock, time))) }
     }
 
     /// As `pthread_rwlock_timedrdlock`, by this clock.
@@ -56,7 +57,11 @@ interposed! {
     ) -> c_int {
         let limit = Limit { clock, time };
         // SAFETY: the caller's promise.
-        unsafe { take(lock, &READ, Some(limit), || real!(RWLOCK_CLOCKRDLOCK(lock, clock, time))) }
+        unsafe {
+            take(lock, &READ, Some(limit), || {
+                real!(glibc::RWLOCK_CLOCKRDLOCK(lock, clock, time))
+            })
+        }
     }
 
     /// As `pthread_rwlock_timedwrlock`, by this clock.
@@ -67,13 +72,17 @@ interposed! {
     ) -> c_int {
         let limit = Limit { clock, time };
         // SAFETY: the caller's promise.
-        unsafe { take(lock, &WRITE, Some(limit), || real!(RWLOCK_CLOCKWRLOCK(lock, clock, time))) }
+        unsafe {
+            take(lock, &WRITE, Some(limit), || {
+                real!(glibc::RWLOCK_CLOCKWRLOCK(lock, clock, time))
+            })
+        }
     }
 
     /// Wakes who waits for the lock, greenlets and threads.
     fn pthread_rwlock_unlock(lock: *mut pthread_rwlock_t) -> c_int {
         // SAFETY: the caller's promise.
-        let answer = unsafe { real!(RWLOCK_UNLOCK(lock)) };
+        let answer = unsafe { real!(glibc::RWLOCK_UNLOCK(lock)) };
         // It may not be there any more; its address is a number.
         if answer == 0 && on() {
             let address = lock as usize;

@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use libc::{pthread_attr_t, pthread_t, sigval, stack_t};
 
-use super::libcs;
 use super::record::{NAME, Thread};
 use crate::coroutine::StackSize;
 use crate::hub::Hub;
 use crate::monkey::entry::{Answer, interposed, raw};
+use crate::monkey::real::real;
 use crate::sys::os;
 
 interposed! {
@@ -24,8 +24,8 @@ interposed! {
         unsafe {
             match Thread::of(thread) {
                 Some(known) => tell_attributes(known, attributes),
-                None => libcs!(
-                    c"pthread_getattr_np", fn(pthread_t, *mut pthread_attr_t), thread, attributes,
+                None => real!(
+                    c"pthread_getattr_np", fn(pthread_t, *mut pthread_attr_t), (thread, attributes)
                 ),
             }
         }
@@ -36,9 +36,7 @@ interposed! {
         // SAFETY: the caller's promise.
         unsafe {
             let Some(known) = Thread::of(thread) else {
-                return libcs!(
-                    c"pthread_setname_np", fn(pthread_t, *const c_char), thread, name,
-                );
+                return real!(c"pthread_setname_np", fn(pthread_t, *const c_char), (thread, name));
             };
             let bytes = CStr::from_ptr(name).to_bytes_with_nul();
             let mut own = [0; NAME];
@@ -56,8 +54,8 @@ interposed! {
         // SAFETY: the caller's promise.
         unsafe {
             let Some(known) = Thread::of(thread) else {
-                return libcs!(
-                    c"pthread_getname_np", fn(pthread_t, *mut c_char, usize), thread, name, size,
+                return real!(
+                    c"pthread_getname_np", fn(pthread_t, *mut c_char, usize), (thread, name, size)
                 );
             };
             if size < NAME {
@@ -76,7 +74,7 @@ interposed! {
                 Some(known) => send(known, signal, |me, tid| {
                     raw!(libc::SYS_tgkill, me, tid, signal).map(drop)
                 }),
-                None => libcs!(c"pthread_kill", fn(pthread_t, c_int), thread, signal),
+                None => real!(c"pthread_kill", fn(pthread_t, c_int), (thread, signal)),
             }
         }
     }
@@ -87,8 +85,8 @@ interposed! {
         unsafe {
             match Thread::of(thread) {
                 Some(known) => send(known, signal, |me, tid| queue(me, tid, signal, value)),
-                None => libcs!(
-                    c"pthread_sigqueue", fn(pthread_t, c_int, sigval), thread, signal, value,
+                None => real!(
+                    c"pthread_sigqueue", fn(pthread_t, c_int, sigval), (thread, signal, value)
                 ),
             }
         }
@@ -100,7 +98,7 @@ interposed! {
         // SAFETY: the caller's promise.
         unsafe {
             if Thread::of(thread).is_none() {
-                return libcs!(c"pthread_cancel", fn(pthread_t), thread);
+                return real!(c"pthread_cancel", fn(pthread_t), (thread));
             }
         }
         if !SAID.swap(true, Ordering::Relaxed) {

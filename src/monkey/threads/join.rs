@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use libc::{clockid_t, pthread_t, timespec};
 
-use super::libcs;
 use super::record::{ENDED, Thread};
 use crate::hub::address::{self, Sleep, Slept};
 use crate::hub::{Hub, Kind, Reason};
 use crate::monkey::entry::{interposed, raw};
 use crate::monkey::kernel;
+use crate::monkey::real::real;
 use crate::sys::clock;
 use crate::sys::os::Errno;
 
@@ -25,8 +25,8 @@ interposed! {
             match Thread::of(thread) {
                 Some(known) if !known.has_ended() => libc::EBUSY,
                 Some(known) => join(known, result, None),
-                None => libcs!(
-                    c"pthread_tryjoin_np", fn(pthread_t, *mut *mut c_void), thread, result,
+                None => real!(
+                    c"pthread_tryjoin_np", fn(pthread_t, *mut *mut c_void), (thread, result)
                 ),
             }
         }
@@ -42,10 +42,10 @@ interposed! {
         unsafe {
             match Thread::of(thread) {
                 Some(known) => join_until(known, result, libc::CLOCK_REALTIME, until),
-                None => libcs!(
+                None => real!(
                     c"pthread_timedjoin_np",
                     fn(pthread_t, *mut *mut c_void, *const timespec),
-                    thread, result, until,
+                    (thread, result, until)
                 ),
             }
         }
@@ -65,10 +65,10 @@ interposed! {
                     libc::EINVAL
                 }
                 Some(known) => join_until(known, result, clock, until),
-                None => libcs!(
+                None => real!(
                     c"pthread_clockjoin_np",
                     fn(pthread_t, *mut *mut c_void, clockid_t, *const timespec),
-                    thread, result, clock, until,
+                    (thread, result, clock, until)
                 ),
             }
         }
@@ -81,7 +81,7 @@ interposed! {
             match Thread::of(thread) {
                 Some(known) if known.part() => 0,
                 Some(_) => libc::EINVAL,
-                None => libcs!(c"pthread_detach", fn(pthread_t), thread),
+                None => real!(c"pthread_detach", fn(pthread_t), (thread)),
             }
         }
     }
