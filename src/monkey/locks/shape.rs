@@ -28,7 +28,7 @@ use libc::{
 use super::glibc::{self, Initialiser};
 use crate::hub::Hub;
 use crate::monkey::real::real;
-use crate::sys::os;
+use crate::sys::threads;
 
 /// In which word of a condition variable its flags are; 0 until all is known.
 static COND_FLAGS: AtomicUsize = AtomicUsize::new(0);
@@ -240,7 +240,7 @@ fn mutexes_fit() -> bool {
 
 /// Whether this can be the caller's number. What an isolated greenlet's is, we say.
 fn is_me(number: u32) -> bool {
-    let tid = os::thread_id();
+    let tid = threads::current() as u32;
     number != 0 && (number == tid || Hub::is_isolated()) && number == me()
 }
 
@@ -350,6 +350,6 @@ mod tests {
         assert!(mutexes_fit() && rwlocks_fit() && barriers_fit() && semaphores_fit());
         assert!(find_cond_flags().is_some());
         assert_eq!(generation().map(|word| word & 3), Some(1));
-        assert_eq!(me(), os::thread_id());
+        assert_eq!(me(), threads::current() as u32);
     }
 }
