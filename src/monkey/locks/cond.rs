@@ -33,7 +33,6 @@ use crate::hub::address::{self, Slept};
 use crate::monkey::entry::{interposed, interposed_unwinding};
 use crate::monkey::moment::Moment;
 use crate::monkey::real::real;
-use crate::sys::clock;
 
 mod waits {
     use super::*;
@@ -196,9 +195,7 @@ unsafe fn wait_in_libc(
 const PAUSE: Duration = Duration::from_millis(2);
 
 fn pause(hub: &Hub, wait: Wait) -> Slept {
-    let next = clock::deadline_after(PAUSE);
-    let next = wait.moment.deadline().map_or(next, |end| end.min(next));
-    hub.sleep_regardless(next, wait.reason);
+    wait.nap(hub, PAUSE);
     match wait.moment.has_come() {
         true => Slept::TimedOut,
         false => Slept::Woken,
