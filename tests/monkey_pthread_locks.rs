@@ -379,6 +379,22 @@ fn an_rwlock_parks_readers_and_writers() {
     lock.unlock();
 }
 
+/// glibc knows all of them by one number, which is no reason to tell one that it has the
+/// lock already.
+#[test]
+fn light_greenlets_wait_for_each_other_at_an_rwlock() {
+    let _watchdog = watchdog();
+    let lock = Rwlock::new(false);
+    let take = move || assert_eq!(lock.write(), 0);
+    for way in [Rwlock::read, Rwlock::write] {
+        let wait = move || {
+            assert_eq!(way(lock), 0);
+            lock.unlock();
+        };
+        parks(wait, take, move || lock.unlock());
+    }
+}
+
 #[test]
 fn a_timed_wait_for_an_rwlock_ends_in_time() {
     let _watchdog = watchdog();

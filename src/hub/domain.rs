@@ -248,8 +248,7 @@ impl Hub {
     /// as on the thread's own.
     #[cfg(all(feature = "monkey", not(target_feature = "crt-static")))]
     pub(crate) fn shares_thread_locals(&self) -> bool {
-        let task = self.current();
-        task.domain.is_none() || !self.is_alone(task)
+        self.current().domain.is_none() || !self.is_alone_here()
     }
 
     /// Whether glibc's locks know a greenlet of this thread by this number.

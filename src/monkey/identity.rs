@@ -16,7 +16,7 @@ use std::ffi::{c_char, c_int, c_void};
 use libc::{gid_t, pid_t, pthread_mutexattr_t, uid_t};
 
 use super::entry::interposed;
-use super::real::Real;
+use super::real::{Real, missing, real};
 use crate::hub::{self, Hub};
 use crate::sys::os::{self, Errno};
 use crate::sys::pass::PassThrough;
@@ -26,24 +26,11 @@ unsafe extern "C" {
     fn __fork() -> pid_t;
 }
 
-/// Calls libc's function of this name and type.
-///
-/// # Safety
-/// The caller's promise is that of the function.
-macro_rules! real {
-    ($name:literal, fn($($type:ty),*), $($argument:expr),* $(,)?) => {{
-        type Function = unsafe extern "C" fn($($type),*) -> c_int;
-        // SAFETY: it has this type.
-        static REAL: Real<Function> = unsafe { Real::new($name) };
-        match REAL.get() {
-            Some(function) => function($($argument),*),
-            // This libc does not have it.
-            None => {
-                os::set_errno(libc::ENOSYS);
-                -1
-            }
-        }
-    }};
+/// As `real!`, on the OS thread, for what says by errno what is wrong.
+macro_rules! real_on_thread {
+    ($($call:tt)*) => {
+        on_thread(|| real!($($call)* else missing()))
+    };
 }
 
 interposed! {
@@ -57,70 +44,68 @@ interposed! {
 
     /// As `fork`; before glibc 2.34 it is `fork`.
     fn _Fork() -> pid_t {
-        // SAFETY: it has this type.
-        static REAL: Real<unsafe extern "C" fn() -> pid_t> = unsafe { Real::new(c"_Fork") };
         // SAFETY: the caller's promise.
-        on_thread(|| unsafe { REAL.get().map_or_else(|| __fork(), |real| real()) })
+        on_thread(|| unsafe { real!(c"_Fork", fn(), () else __fork()) })
     }
 
     /// In an isolated greenlet, done by the OS thread, for all of the process.
     fn setuid(user: uid_t) -> c_int {
         // SAFETY: the caller's promise.
-        on_thread(|| unsafe { real!(c"setuid", fn(uid_t), user) })
+        unsafe { real_on_thread!(c"setuid", fn(uid_t), (user)) }
     }
 
     /// As `setuid`.
     fn setgid(group: gid_t) -> c_int {
         // SAFETY: the caller's promise.
-        on_thread(|| unsafe { real!(c"setgid", fn(gid_t), group) })
+        unsafe { real_on_thread!(c"setgid", fn(gid_t), (group)) }
     }
 
     /// As `setuid`.
     fn seteuid(user: uid_t) -> c_int {
         // SAFETY: the caller's promise.
-        on_thread(|| unsafe { real!(c"seteuid", fn(uid_t), user) })
+        unsafe { real_on_thread!(c"seteuid", fn(uid_t), (user)) }
     }
 
     /// As `setuid`.
     fn setegid(group: gid_t) -> c_int {
         // SAFETY: the caller's promise.
-        on_thread(|| unsafe { real!(c"setegid", fn(gid_t), group) })
+        unsafe { real_on_thread!(c"setegid", fn(gid_t), (group)) }
     }
 
     /// As `setuid`.
     fn setreuid(real: uid_t, effective: uid_t) -> c_int {
         // SAFETY: the caller's promise.
-        on_thread(|| unsafe { real!(c"setreuid", fn(uid_t, uid_t), real, effective) })
+        unsafe { real_on_thread!(c"setreuid", fn(uid_t, uid_t), (real, effective)) }
     }
 
     /// As `setuid`.
     fn setregid(real: gid_t, effective: gid_t) -> c_int {
         // SAFETY: the caller's promise.
-        on_thread(|| unsafe { real!(c"setregid", fn(gid_t, gid_t), real, effective) })
+        unsafe { real_on_thread!(c"setregid", fn(gid_t, gid_t), (real, effective)) }
     }
 
     /// As `setuid`.
     fn setresuid(real: uid_t, effective: uid_t, saved: uid_t) -> c_int {
         // SAFETY: the caller's promise.
-        on_thread(|| unsafe { real!(c"setresuid", fn(uid_t, uid_t, uid_t), real, effective, saved) })
+        unsafe { real_on_thread!(c"setresuid", fn(uid_t, uid_t, uid_t), (real, effective, saved)) }
     }
 
     /// As `setuid`.
     fn setresgid(real: gid_t, effective: gid_t, saved: gid_t) -> c_int {
         // SAFETY: the caller's promise.
-        on_thread(|| unsafe { real!(c"setresgid", fn(gid_t, gid_t, gid_t), real, effective, saved) })
+        unsafe { real_on_thread!(c"setresgid", fn(gid_t, gid_t, gid_t), (real, effective, saved)) }
     }
 
     /// As `setuid`.
     fn setgroups(count: usize, groups: *const gid_t) -> c_int {
         // SAFETY: the caller's promise.
-        on_thread(|| unsafe { real!(c"setgroups", fn(usize, *const gid_t), count, groups) })
+        unsafe { real_on_thread!(c"setgroups", fn(usize, *const gid_t), (count, groups)) }
     }
 
     /// As `setuid`.
     fn initgroups(user: *const c_char, group: gid_t) -> c_int {
         // SAFETY: the caller's promise.
-        on_thread(|| unsafe { real!(c"initgroups", fn(*const c_char, gid_t), user, group) })
+        unsafe { real_on_thread!(c"initgroups", fn(*const c_char, gid_t), (user, group)) }
     }
 
     /// A robust mutex is refused in an isolated greenlet, with ENOTSUP.
@@ -130,7 +115,13 @@ interposed! {
             return libc::ENOTSUP;
         }
         // SAFETY: the caller's promise.
-        unsafe { real!(c"pthread_mutexattr_setrobust", fn(*mut pthread_mutexattr_t, c_int), attributes, robust) }
+        unsafe {
+            real!(
+                c"pthread_mutexattr_setrobust",
+                fn(*mut pthread_mutexattr_t, c_int),
+                (attributes, robust)
+            )
+        }
     }
 
     /// Priority inheritance is refused in an isolated greenlet, with ENOTSUP.
@@ -139,7 +130,13 @@ interposed! {
             return libc::ENOTSUP;
         }
         // SAFETY: the caller's promise.
-        unsafe { real!(c"pthread_mutexattr_setprotocol", fn(*mut pthread_mutexattr_t, c_int), attributes, protocol) }
+        unsafe {
+            real!(
+                c"pthread_mutexattr_setprotocol",
+                fn(*mut pthread_mutexattr_t, c_int),
+                (attributes, protocol)
+            )
+        }
     }
 }
 

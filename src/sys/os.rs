@@ -306,13 +306,6 @@ pub(crate) fn yield_thread() {
     let _ = unsafe { syscall(libc::SYS_sched_yield, [0; 4]) };
 }
 
-/// The kernel's number of the calling thread.
-#[cfg(all(feature = "monkey", not(target_feature = "crt-static")))]
-pub(crate) fn thread_id() -> u32 {
-    // SAFETY: gettid has no arguments, and cannot fail.
-    unsafe { syscall(libc::SYS_gettid, [0; 4]) }.unwrap_or(0) as u32
-}
-
 /// The number of this process, which libc may have had to look up for another.
 pub(crate) fn process_id() -> u32 {
     // SAFETY: getpid has no arguments, and never fails.

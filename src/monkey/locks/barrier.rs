@@ -18,11 +18,12 @@ use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 use libc::pthread_barrier_t;
 
-use super::glibc::real;
+use super::glibc;
 use super::park::{self, Wait};
 use super::shape::{on, word};
 use crate::hub::address;
 use crate::monkey::entry::interposed;
+use crate::monkey::real::real;
 
 interposed! {
     Locks;
@@ -43,7 +44,9 @@ interposed! {
         // SAFETY: the caller's promise.
         unsafe {
             match on() {
-                false => address::in_kernel(barrier as usize, || real!(BARRIER_DESTROY(barrier))),
+                false => address::in_kernel(barrier as usize, || {
+                    real!(glibc::BARRIER_DESTROY(barrier))
+                }),
                 true => Barrier::of(barrier).destroy(),
             }
         }
@@ -55,7 +58,7 @@ interposed! {
 unsafe fn in_libc(barrier: *mut pthread_barrier_t) -> c_int {
     let address = barrier as usize;
     // SAFETY: the caller's promise.
-    let answer = address::in_kernel(address, || unsafe { real!(BARRIER_WAIT(barrier)) });
+    let answer = address::in_kernel(address, || unsafe { real!(glibc::BARRIER_WAIT(barrier)) });
     // The locks may have been patched meanwhile. Those who wait for the first two words:
     if on() {
         for address in [address, address + size_of::<u32>()] {

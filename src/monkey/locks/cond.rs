@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use libc::{clockid_t, pthread_cond_t, pthread_mutex_t, timespec};
 
-use super::glibc::real;
+use super::glibc;
 use super::mutex;
 use super::park::{self, Limit, Wait};
 use super::shape::{self, MutexShape, on};
@@ -32,7 +32,7 @@ use crate::hub::Hub;
 use crate::hub::address::{self, Slept};
 use crate::monkey::entry::{interposed, interposed_unwinding};
 use crate::monkey::moment::Moment;
-use crate::sys::clock;
+use crate::monkey::real::real;
 
 mod waits {
     use super::*;
@@ -45,7 +45,7 @@ mod waits {
             // SAFETY: the caller's promise.
             unsafe {
                 match on() {
-                    false => real!(COND_WAIT(cond, mutex)),
+                    false => real!(glibc::COND_WAIT(cond, mutex)),
                     true => wait(cond, mutex, Moment::Never),
                 }
             }
@@ -60,7 +60,7 @@ mod waits {
             // SAFETY: the caller's promise.
             unsafe {
                 match on() {
-                    false => real!(COND_TIMEDWAIT(cond, mutex, time)),
+                    false => real!(glibc::COND_TIMEDWAIT(cond, mutex, time)),
                     true => wait_until(cond, mutex, None, time),
                 }
             }
@@ -76,7 +76,7 @@ mod waits {
             // SAFETY: the caller's promise.
             unsafe {
                 match on() {
-                    false => real!(COND_CLOCKWAIT(cond, mutex, clock, time)),
+                    false => real!(glibc::COND_CLOCKWAIT(cond, mutex, clock, time)),
                     true => wait_until(cond, mutex, Some(clock), time),
                 }
             }
@@ -92,13 +92,13 @@ interposed! {
     /// Wakes one who waits, a greenlet or a thread.
     fn pthread_cond_signal(cond: *mut pthread_cond_t) -> c_int {
         // SAFETY: the caller's promise.
-        unsafe { tell(cond, 1, real!(COND_SIGNAL(cond))) }
+        unsafe { tell(cond, 1, real!(glibc::COND_SIGNAL(cond))) }
     }
 
     /// Wakes all who wait, greenlets and threads.
     fn pthread_cond_broadcast(cond: *mut pthread_cond_t) -> c_int {
         // SAFETY: the caller's promise.
-        unsafe { tell(cond, usize::MAX, real!(COND_BROADCAST(cond))) }
+        unsafe { tell(cond, usize::MAX, real!(glibc::COND_BROADCAST(cond))) }
     }
 }
 
@@ -184,8 +184,8 @@ unsafe fn wait_in_libc(
     // SAFETY: the caller's promise, and a live variable.
     unsafe {
         match moment.of_futex().1 {
-            None => real!(COND_WAIT(cond, mutex)),
-            Some(time) => real!(COND_CLOCKWAIT(cond, mutex, clock, &raw const time)),
+            None => real!(glibc::COND_WAIT(cond, mutex)),
+            Some(time) => real!(glibc::COND_CLOCKWAIT(cond, mutex, clock, &raw const time)),
         }
     }
 }
@@ -195,9 +195,7 @@ unsafe fn wait_in_libc(
 const PAUSE: Duration = Duration::from_millis(2);
 
 fn pause(hub: &Hub, wait: Wait) -> Slept {
-    let next = clock::deadline_after(PAUSE);
-    let next = wait.moment.deadline().map_or(next, |end| end.min(next));
-    hub.sleep_regardless(next, wait.reason);
+    wait.nap(hub, PAUSE);
     match wait.moment.has_come() {
         true => Slept::TimedOut,
         false => Slept::Woken,

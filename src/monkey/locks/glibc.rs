@@ -140,21 +140,3 @@ pub(super) extern "C" fn look_up() {
 #[used]
 #[unsafe(link_section = ".init_array")]
 static BEFORE_MAIN: extern "C" fn() = look_up;
-
-/// Calls one of these functions. Where there is none, the answer is ENOSYS, or what comes
-/// after `else`.
-///
-/// # Safety
-/// The caller's promise is that of the function.
-macro_rules! real {
-    ($function:ident($($argument:expr),*)) => {
-        real!($function($($argument),*) else libc::ENOSYS)
-    };
-    ($function:ident($($argument:expr),*) else $missing:expr) => {
-        match $crate::monkey::locks::glibc::$function.get() {
-            Some(function) => function($($argument),*),
-            None => $missing,
-        }
-    };
-}
-pub(super) use real;

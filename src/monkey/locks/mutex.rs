@@ -27,11 +27,12 @@ use std::hint::spin_loop;
 
 use libc::{clockid_t, pthread_mutex_t, timespec};
 
-use super::glibc::real;
+use super::glibc;
 use super::park::{self, Limit, Wait};
 use super::shape::{self, MutexShape, on};
 use crate::hub::{self, address};
 use crate::monkey::entry::interposed;
+use crate::monkey::real::real;
 use crate::sys::os;
 
 interposed! {
@@ -55,7 +56,7 @@ interposed! {
     fn pthread_mutex_timedlock(mutex: *mut pthread_mutex_t, time: *const timespec) -> c_int {
         let limit = Limit { clock: libc::CLOCK_REALTIME, time };
         // SAFETY: the caller's promise.
-        unsafe { lock_until(mutex, limit, || real!(MUTEX_TIMEDLOCK(mutex, time))) }
+        unsafe { lock_until(mutex, limit, || real!(glibc::MUTEX_TIMEDLOCK(mutex, time))) }
     }
 
     /// As `pthread_mutex_timedlock`, by this clock.
@@ -66,13 +67,13 @@ interposed! {
     ) -> c_int {
         let limit = Limit { clock, time };
         // SAFETY: the caller's promise.
-        unsafe { lock_until(mutex, limit, || real!(MUTEX_CLOCKLOCK(mutex, clock, time))) }
+        unsafe { lock_until(mutex, limit, || real!(glibc::MUTEX_CLOCKLOCK(mutex, clock, time))) }
     }
 
     /// Wakes who waits for the mutex, greenlets and threads.
     fn pthread_mutex_unlock(mutex: *mut pthread_mutex_t) -> c_int {
         // SAFETY: the caller's promise.
-        let answer = unsafe { real!(MUTEX_UNLOCK(mutex) else unlock_is_missing()) };
+        let answer = unsafe { real!(glibc::MUTEX_UNLOCK(mutex) else unlock_is_missing()) };
         // It may not be there any more; its address is a number.
         if answer == 0 && on() {
             address::wake_after_fence(mutex as usize, address::ANY, 1);
@@ -195,7 +196,7 @@ unsafe fn busy(
 unsafe fn lock_in_libc(mutex: *mut pthread_mutex_t) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
-        real!(MUTEX_LOCK(mutex) else loop {
+        real!(glibc::MUTEX_LOCK(mutex) else loop {
             match libc::pthread_mutex_trylock(mutex) {
                 libc::EBUSY => os::yield_thread(),
                 answer => break answer,

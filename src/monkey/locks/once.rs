@@ -16,12 +16,13 @@ use std::ffi::c_int;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use super::glibc::{Initialiser, real};
+use super::glibc::{self, Initialiser};
 use super::park::{self, Wait};
 use super::shape::{self, on, word};
 use crate::hub::address;
 use crate::monkey::entry::interposed_unwinding;
 use crate::monkey::moment::Moment;
+use crate::monkey::real::real;
 use crate::sys::clock;
 
 interposed_unwinding! {
@@ -53,7 +54,9 @@ interposed_unwinding! {
 unsafe fn in_libc(control: *mut c_int, initialise: Initialiser) -> c_int {
     let address = control as usize;
     // SAFETY: the caller's promise. There is nothing to drop here, for it may unwind.
-    let answer = address::in_kernel(address, || unsafe { real!(ONCE(control, initialise)) });
+    let answer = address::in_kernel(address, || unsafe {
+        real!(glibc::ONCE(control, initialise))
+    });
     // The locks may have been patched meanwhile.
     if on() {
         address::wake(address, address::ANY, usize::MAX);

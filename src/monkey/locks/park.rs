@@ -93,11 +93,16 @@ impl Wait {
             if self.moment.has_come() {
                 return None;
             }
-            let next = clock::deadline_after(pause);
-            let next = self.moment.deadline().map_or(next, |end| end.min(next));
-            hub.sleep_regardless(next, self.reason);
+            self.nap(hub, pause);
             pause = (2 * pause).min(LONGEST);
         }
+    }
+
+    /// Lets others run for so long, but not until after its time is over.
+    pub(super) fn nap(self, hub: &Hub, time: Duration) {
+        let next = clock::deadline_after(time);
+        let next = self.moment.deadline().map_or(next, |end| end.min(next));
+        hub.sleep_regardless(next, self.reason);
     }
 
     /// Waits, as whoever it is, for as long as `still` says, under the lock of the table.

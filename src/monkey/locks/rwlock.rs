@@ -4,16 +4,21 @@
 //! them is first decides who else comes in, and the others wait again. glibc counts the
 //! threads that wait in it, and lets no new readers in before its writers if an attribute
 //! says so; greenlets that wait are not counted.
+//!
+//! Whoever wants again what it has for writing is told so (EDEADLK), unless it shares its
+//! thread-locals with other greenlets: then it waits, for it may be one of these that has
+//! the lock.
 
 use std::ffi::c_int;
 
 use libc::{clockid_t, pthread_rwlock_t, timespec};
 
-use super::glibc::real;
+use super::glibc;
 use super::park::{self, Limit, Wait};
 use super::shape::{self, on};
 use crate::hub::address;
 use crate::monkey::entry::interposed;
+use crate::monkey::real::real;
 
 interposed! {
     Locks;
@@ -21,27 +26,27 @@ interposed! {
     /// Parks until it may read.
     fn pthread_rwlock_rdlock(lock: *mut pthread_rwlock_t) -> c_int {
         // SAFETY: the caller's promise.
-        unsafe { take(lock, &READ, None, || real!(RWLOCK_RDLOCK(lock))) }
+        unsafe { take(lock, &READ, None, || real!(glibc::RWLOCK_RDLOCK(lock))) }
     }
 
     /// Parks until it may write.
     fn pthread_rwlock_wrlock(lock: *mut pthread_rwlock_t) -> c_int {
         // SAFETY: the caller's promise.
-        unsafe { take(lock, &WRITE, None, || real!(RWLOCK_WRLOCK(lock))) }
+        unsafe { take(lock, &WRITE, None, || real!(glibc::RWLOCK_WRLOCK(lock))) }
     }
 
     /// As `pthread_rwlock_rdlock`, until a moment by the clock of the day.
     fn pthread_rwlock_timedrdlock(lock: *mut pthread_rwlock_t, time: *const timespec) -> c_int {
         let limit = Limit { clock: libc::CLOCK_REALTIME, time };
         // SAFETY: the caller's promise.
-        unsafe { take(lock, &READ, Some(limit), || real!(RWLOCK_TIMEDRDLOCK(lock, time))) }
+        unsafe { take(lock, &READ, Some(limit), || real!(glibc::RWLOCK_TIMEDRDLOCK(lock, time))) }
     }
 
     /// As `pthread_rwlock_wrlock`, until a moment by the clock of the day.
     fn pthread_rwlock_timedwrlock(lock: *mut pthread_rwlock_t, time: *const timespec) -> c_int {
         let limit = Limit { clock: libc::CLOCK_REALTIME, time };
         // SAFETY: the caller's promise.
-        unsafe { take(lock, &WRITE, Some(limit), || real!(RWLOCK_TIMEDWRLOCK(lock, time))) }
+        unsafe { take(lock, &WRITE, Some(limit), || real!(glibc::RWLOCK_TIMEDWRLOCK(lock, time))) }
     }
 
     /// As `pthread_rwlock_timedrdlock`, by this clock.
@@ -52,7 +57,11 @@ interposed! {
     ) -> c_int {
         let limit = Limit { clock, time };
         // SAFETY: the caller's promise.
-        unsafe { take(lock, &READ, Some(limit), || real!(RWLOCK_CLOCKRDLOCK(lock, clock, time))) }
+        unsafe {
+            take(lock, &READ, Some(limit), || {
+                real!(glibc::RWLOCK_CLOCKRDLOCK(lock, clock, time))
+            })
+        }
     }
 
     /// As `pthread_rwlock_timedwrlock`, by this clock.
@@ -63,13 +72,17 @@ interposed! {
     ) -> c_int {
         let limit = Limit { clock, time };
         // SAFETY: the caller's promise.
-        unsafe { take(lock, &WRITE, Some(limit), || real!(RWLOCK_CLOCKWRLOCK(lock, clock, time))) }
+        unsafe {
+            take(lock, &WRITE, Some(limit), || {
+                real!(glibc::RWLOCK_CLOCKWRLOCK(lock, clock, time))
+            })
+        }
     }
 
     /// Wakes who waits for the lock, greenlets and threads.
     fn pthread_rwlock_unlock(lock: *mut pthread_rwlock_t) -> c_int {
         // SAFETY: the caller's promise.
-        let answer = unsafe { real!(RWLOCK_UNLOCK(lock)) };
+        let answer = unsafe { real!(glibc::RWLOCK_UNLOCK(lock)) };
         // It may not be there any more; its address is a number.
         if answer == 0 && on() {
             let address = lock as usize;
@@ -137,8 +150,9 @@ unsafe fn busy(
     let Some(hub) = park::hub() else {
         return address::blocking(in_libc);
     };
+    // By that number glibc knows all that share the thread-locals: it may be another one.
     // SAFETY: the caller's promise, here and below.
-    if unsafe { shape::writer(lock) } == shape::me() {
+    if unsafe { shape::writer(lock) } == shape::me() && hub.is_alone_here() {
         return libc::EDEADLK;
     }
     // SAFETY: as above.

@@ -5,12 +5,13 @@ use std::ffi::c_int;
 
 use libc::{clockid_t, sem_t, timespec};
 
-use super::glibc::real;
+use super::glibc;
 use super::park::{self, Limit, Wait};
 use super::shape::{self, on};
 use crate::hub::{Kind, address};
-use crate::monkey::entry::{interposed, interposed_unwinding};
-use crate::sys::os::{self, Errno};
+use crate::monkey::entry::{Answer, interposed, interposed_unwinding};
+use crate::monkey::real::{missing, real};
+use crate::sys::os;
 
 mod waits {
     use super::*;
@@ -21,12 +22,7 @@ mod waits {
         /// Parks until the semaphore is posted.
         fn sem_wait(semaphore: *mut sem_t) -> c_int {
             // SAFETY: the caller's promise.
-            unsafe {
-                match on() {
-                    false => real!(SEM_WAIT(semaphore) else missing()),
-                    true => wait(semaphore, None, || real!(SEM_WAIT(semaphore) else missing())),
-                }
-            }
+            unsafe { wait(semaphore, None, || real!(glibc::SEM_WAIT(semaphore) else missing())) }
         }
 
         /// As `sem_wait`, until a moment by the clock of the day.
@@ -34,12 +30,9 @@ mod waits {
             let limit = Limit { clock: libc::CLOCK_REALTIME, time };
             // SAFETY: the caller's promise.
             unsafe {
-                match on() {
-                    false => real!(SEM_TIMEDWAIT(semaphore, time) else missing()),
-                    true => wait(semaphore, Some(limit), || {
-                        real!(SEM_TIMEDWAIT(semaphore, time) else missing())
-                    }),
-                }
+                wait(semaphore, Some(limit), || {
+                    real!(glibc::SEM_TIMEDWAIT(semaphore, time) else missing())
+                })
             }
         }
 
@@ -52,12 +45,9 @@ mod waits {
             let limit = Limit { clock, time };
             // SAFETY: the caller's promise.
             unsafe {
-                match on() {
-                    false => real!(SEM_CLOCKWAIT(semaphore, clock, time) else missing()),
-                    true => wait(semaphore, Some(limit), || {
-                        real!(SEM_CLOCKWAIT(semaphore, clock, time) else missing())
-                    }),
-                }
+                wait(semaphore, Some(limit), || {
+                    real!(glibc::SEM_CLOCKWAIT(semaphore, clock, time) else missing())
+                })
             }
         }
     }
@@ -70,22 +60,13 @@ interposed! {
     /// Wakes who waits for the semaphore, greenlets and threads.
     fn sem_post(semaphore: *mut sem_t) -> c_int {
         // SAFETY: the caller's promise.
-        let answer = unsafe { real!(SEM_POST(semaphore) else missing()) };
+        let answer = unsafe { real!(glibc::SEM_POST(semaphore) else missing()) };
         // It may not be there any more; its address is a number.
         if answer == 0 && on() {
             address::wake_after_fence(semaphore as usize, address::ANY, 1);
         }
         answer
     }
-}
-
-extern "C" fn missing() -> c_int {
-    failed(libc::ENOSYS)
-}
-
-extern "C" fn failed(error: Errno) -> c_int {
-    os::set_errno(error);
-    -1
 }
 
 /// # Safety
@@ -95,6 +76,9 @@ unsafe fn wait(
     limit: Option<Limit>,
     in_libc: impl FnOnce() -> c_int,
 ) -> c_int {
+    if !on() {
+        return in_libc();
+    }
     // What is no time is an error, also where there is no need to wait.
     // SAFETY: the caller's promise, here and below.
     if limit.is_some_and(|limit| unsafe { limit.moment() }.is_none()) {
@@ -131,5 +115,5 @@ unsafe fn wait(
         true => wait.poll(hub, attempt),
         false => wait.park(hub, attempt),
     };
-    answer.unwrap_or_else(|| failed(libc::ETIMEDOUT))
+    answer.unwrap_or_else(|| Err(libc::ETIMEDOUT).answer() as c_int)
 }

@@ -25,9 +25,10 @@ use libc::{
     pthread_cond_t, pthread_mutex_t, pthread_rwlock_t, sem_t,
 };
 
-use super::glibc::{Initialiser, real};
+use super::glibc::{self, Initialiser};
 use crate::hub::Hub;
-use crate::sys::os;
+use crate::monkey::real::real;
+use crate::sys::threads;
 
 /// In which word of a condition variable its flags are; 0 until all is known.
 static COND_FLAGS: AtomicUsize = AtomicUsize::new(0);
@@ -177,7 +178,7 @@ pub(super) fn generation() -> Option<u32> {
     let mut mine: c_int = libc::PTHREAD_ONCE_INIT;
     LOOK_AT.set(&raw const mine);
     // SAFETY: a variable of our own, and a function that takes nothing.
-    unsafe { real!(ONCE(&raw mut mine, look as Initialiser)) };
+    unsafe { real!(glibc::ONCE(&raw mut mine, look as Initialiser)) };
     LOOK_AT.set(std::ptr::null());
     let seen = SEEN.get();
     (mine as u32 == super::once::DONE && seen & 3 == super::once::RUNS).then_some(seen)
@@ -220,7 +221,7 @@ fn mutexes_fit() -> bool {
             let shape = MutexShape::of(at_mutex);
             libc::pthread_mutex_trylock(at_mutex);
             let held = owner(at_mutex);
-            real!(MUTEX_UNLOCK(at_mutex));
+            real!(glibc::MUTEX_UNLOCK(at_mutex));
             let free = owner(at_mutex);
             libc::pthread_mutex_destroy(at_mutex);
             (if free == 0 { held } else { 0 }, shape)
@@ -239,7 +240,7 @@ fn mutexes_fit() -> bool {
 
 /// Whether this can be the caller's number. What an isolated greenlet's is, we say.
 fn is_me(number: u32) -> bool {
-    let tid = os::thread_id();
+    let tid = threads::current() as u32;
     number != 0 && (number == tid || Hub::is_isolated()) && number == me()
 }
 
@@ -256,7 +257,7 @@ fn rwlocks_fit() -> bool {
             libc::pthread_rwlockattr_destroy(attributes.as_mut_ptr());
             libc::pthread_rwlock_trywrlock(at_lock);
             let held = writer(at_lock);
-            real!(RWLOCK_UNLOCK(at_lock));
+            real!(glibc::RWLOCK_UNLOCK(at_lock));
             let fits = is_me(held)
                 && writer(at_lock) == 0
                 && rwlock_is_shared(at_lock) == (shared == PTHREAD_PROCESS_SHARED);
@@ -281,7 +282,7 @@ fn barriers_fit() -> bool {
             let seen: [u32; 5] =
                 std::array::from_fn(|at| word(at_barrier, at).load(Ordering::Relaxed));
             // It counts those that are through, and finds that there was nobody.
-            let destroyed = real!(BARRIER_DESTROY(at_barrier));
+            let destroyed = real!(glibc::BARRIER_DESTROY(at_barrier));
             let out = word(at_barrier, 4).load(Ordering::Relaxed);
             let shared = u32::from(shared == PTHREAD_PROCESS_SHARED) * 128;
             destroyed == 0 && seen == [0, 0, COUNT, shared, 0] && out == super::barrier::most(COUNT)
@@ -349,6 +350,6 @@ mod tests {
         assert!(mutexes_fit() && rwlocks_fit() && barriers_fit() && semaphores_fit());
         assert!(find_cond_flags().is_some());
         assert_eq!(generation().map(|word| word & 3), Some(1));
-        assert_eq!(me(), os::thread_id());
+        assert_eq!(me(), threads::current() as u32);
     }
 }

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use libc::pthread_spinlock_t;
 
-use super::glibc::real;
+use super::glibc;
 use super::park;
 use super::shape::on;
 use crate::hub::Reason;
 use crate::monkey::entry::interposed;
+use crate::monkey::real::real;
 use crate::sys::clock;
 
 interposed! {
@@ -22,7 +23,7 @@ interposed! {
         // SAFETY: the caller's promise.
         unsafe {
             if !on() {
-                return real!(SPIN_LOCK(lock));
+                return real!(glibc::SPIN_LOCK(lock));
             }
             match libc::pthread_spin_trylock(lock) {
                 libc::EBUSY => go_round(lock),
@@ -55,7 +56,7 @@ unsafe fn go_round(lock: *mut pthread_spinlock_t) -> c_int {
         }
         let Some(hub) = park::hub() else {
             // SAFETY: as above.
-            return unsafe { real!(SPIN_LOCK(lock)) };
+            return unsafe { real!(glibc::SPIN_LOCK(lock)) };
         };
         turns += 1;
         if turns < TURNS {

@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use libc::{pthread_attr_t, pthread_t, sigval, stack_t};
 
-use super::libcs;
 use super::record::{NAME, Thread};
 use crate::hub::{Hub, StackSize};
 use crate::monkey::entry::{Answer, interposed, raw};
+use crate::monkey::real::real;
 use crate::sys::os;
 
 interposed! {
@@ -23,8 +23,8 @@ interposed! {
         unsafe {
             match Thread::of(thread) {
                 Some(known) => tell_attributes(&known, attributes),
-                None => libcs!(
-                    c"pthread_getattr_np", fn(pthread_t, *mut pthread_attr_t), thread, attributes,
+                None => real!(
+                    c"pthread_getattr_np", fn(pthread_t, *mut pthread_attr_t), (thread, attributes)
                 ),
             }
         }
@@ -35,9 +35,7 @@ interposed! {
         // SAFETY: the caller's promise.
         unsafe {
             let Some(known) = Thread::of(thread) else {
-                return libcs!(
-                    c"pthread_setname_np", fn(pthread_t, *const c_char), thread, name,
-                );
+                return real!(c"pthread_setname_np", fn(pthread_t, *const c_char), (thread, name));
             };
             let bytes = CStr::from_ptr(name).to_bytes_with_nul();
             let mut own = [0; NAME];
@@ -55,8 +53,8 @@ interposed! {
         // SAFETY: the caller's promise.
         unsafe {
             let Some(known) = Thread::of(thread) else {
-                return libcs!(
-                    c"pthread_getname_np", fn(pthread_t, *mut c_char, usize), thread, name, size,
+                return real!(
+                    c"pthread_getname_np", fn(pthread_t, *mut c_char, usize), (thread, name, size)
                 );
             };
             if size < NAME {
@@ -75,7 +73,7 @@ interposed! {
                 Some(known) => send(&known, signal, |me, tid| {
                     raw!(libc::SYS_tgkill, me, tid, signal).map(drop)
                 }),
-                None => libcs!(c"pthread_kill", fn(pthread_t, c_int), thread, signal),
+                None => real!(c"pthread_kill", fn(pthread_t, c_int), (thread, signal)),
             }
         }
     }
@@ -86,8 +84,8 @@ interposed! {
         unsafe {
             match Thread::of(thread) {
                 Some(known) => send(&known, signal, |me, tid| queue(me, tid, signal, value)),
-                None => libcs!(
-                    c"pthread_sigqueue", fn(pthread_t, c_int, sigval), thread, signal, value,
+                None => real!(
+                    c"pthread_sigqueue", fn(pthread_t, c_int, sigval), (thread, signal, value)
                 ),
             }
         }
@@ -99,7 +97,7 @@ interposed! {
         // SAFETY: the caller's promise.
         unsafe {
             if Thread::of(thread).is_none() {
-                return libcs!(c"pthread_cancel", fn(pthread_t), thread);
+                return real!(c"pthread_cancel", fn(pthread_t), (thread));
             }
         }
         if !SAID.swap(true, Ordering::Relaxed) {
@@ -125,7 +123,7 @@ interposed! {
 fn send(
     thread: &Thread,
     signal: c_int,
-    send: impl FnOnce(usize, c_int) -> Result<(), c_int>,
+    send: impl FnOnce(u32, c_int) -> Result<(), c_int>,
 ) -> c_int {
     // The two below are glibc's own.
     if !(0..=libc::SIGRTMAX()).contains(&signal) || (32..34).contains(&signal) {
@@ -134,15 +132,13 @@ fn send(
     if signal == 0 || thread.has_ended() {
         return 0;
     }
-    // SAFETY: it takes no arguments.
-    let me = unsafe { raw!(libc::SYS_getpid) };
-    let sent = me.and_then(|me| send(me, thread.runs_on()));
+    let sent = send(os::process_id(), thread.runs_on());
     sent.err().unwrap_or(0)
 }
 
 /// # Safety
 /// None of memory: the kernel reads the variable here.
-unsafe fn queue(me: usize, tid: c_int, signal: c_int, value: sigval) -> Result<(), c_int> {
+unsafe fn queue(me: u32, tid: c_int, signal: c_int, value: sigval) -> Result<(), c_int> {
     #[repr(C)]
     struct Info {
         signo: c_int,

@@ -8,11 +8,11 @@ use libc::{pthread_attr_t, pthread_t};
 use super::about::Attributes;
 use super::exit;
 use super::hubs;
-use super::libcs;
 use super::record::Thread;
 use crate::error::SpawnError;
 use crate::hub::{self, Hub, Seat, SpawnOptions, StackSize};
 use crate::monkey::entry::{Part, interposed, is_on};
+use crate::monkey::real::real;
 use crate::sys::os;
 
 /// What a thread runs.
@@ -31,10 +31,10 @@ interposed! {
         let Some(hub) = maker() else {
             // SAFETY: the caller's promise.
             return unsafe {
-                libcs!(
+                real!(
                     c"pthread_create",
                     fn(*mut pthread_t, *const pthread_attr_t, Start, *mut c_void),
-                    thread, attributes, start, argument,
+                    (thread, attributes, start, argument)
                 )
             };
         };

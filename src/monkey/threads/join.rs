@@ -5,13 +5,13 @@ use std::sync::atomic::Ordering;
 
 use libc::{clockid_t, pthread_t, timespec};
 
-use super::libcs;
 use super::record::Thread;
 use crate::hub::Hub;
 use crate::hub::address::Slept;
 use crate::monkey::entry::interposed;
 use crate::monkey::locks::park::Wait;
 use crate::monkey::moment::Moment;
+use crate::monkey::real::real;
 
 interposed! {
     Threads;
@@ -23,8 +23,8 @@ interposed! {
             match Thread::of(thread) {
                 Some(known) if !known.has_ended() => libc::EBUSY,
                 Some(known) => join(&known, result, Moment::Never),
-                None => libcs!(
-                    c"pthread_tryjoin_np", fn(pthread_t, *mut *mut c_void), thread, result,
+                None => real!(
+                    c"pthread_tryjoin_np", fn(pthread_t, *mut *mut c_void), (thread, result)
                 ),
             }
         }
@@ -40,10 +40,10 @@ interposed! {
         unsafe {
             match Thread::of(thread) {
                 Some(known) => join_until(&known, result, libc::CLOCK_REALTIME, until),
-                None => libcs!(
+                None => real!(
                     c"pthread_timedjoin_np",
                     fn(pthread_t, *mut *mut c_void, *const timespec),
-                    thread, result, until,
+                    (thread, result, until)
                 ),
             }
         }
@@ -60,10 +60,10 @@ interposed! {
         unsafe {
             match Thread::of(thread) {
                 Some(known) => join_until(&known, result, clock, until),
-                None => libcs!(
+                None => real!(
                     c"pthread_clockjoin_np",
                     fn(pthread_t, *mut *mut c_void, clockid_t, *const timespec),
-                    thread, result, clock, until,
+                    (thread, result, clock, until)
                 ),
             }
         }
@@ -76,7 +76,7 @@ interposed! {
             match Thread::of(thread) {
                 Some(known) if known.part() => 0,
                 Some(_) => libc::EINVAL,
-                None => libcs!(c"pthread_detach", fn(pthread_t), thread),
+                None => real!(c"pthread_detach", fn(pthread_t), (thread)),
             }
         }
     }

@@ -38,22 +38,3 @@ pub(super) use self::join::ROWS as JOIN;
 pub(super) use self::join::join;
 pub(crate) use self::record::Thread;
 pub(super) use self::scheduling::ROWS as SCHEDULING;
-
-/// Calls libc's function of this name and type, which returns an error number.
-///
-/// # Safety
-/// The caller's promise is that of the function.
-macro_rules! libcs {
-    ($name:literal, fn($($type:ty),*), $($argument:expr),* $(,)?) => {{
-        type Function = unsafe extern "C" fn($($type),*) -> c_int;
-        use $crate::monkey::real::Real;
-        // SAFETY: it has this type.
-        static REAL: Real<Function> = unsafe { Real::new($name) };
-        match REAL.get() {
-            Some(function) => function($($argument),*),
-            // This libc does not have it.
-            None => libc::ENOSYS,
-        }
-    }};
-}
-use libcs;

@@ -5,9 +5,9 @@ use std::ffi::c_int;
 
 use libc::{clockid_t, cpu_set_t, pthread_t, sched_param};
 
-use super::libcs;
 use super::record::Thread;
 use crate::monkey::entry::{interposed, raw};
+use crate::monkey::real::real;
 
 interposed! {
     Threads;
@@ -21,10 +21,10 @@ interposed! {
         // SAFETY: the caller's promise.
         unsafe {
             let Some(known) = Thread::of(thread) else {
-                return libcs!(
+                return real!(
                     c"pthread_getschedparam",
                     fn(pthread_t, *mut c_int, *mut sched_param),
-                    thread, policy, parameters,
+                    (thread, policy, parameters)
                 );
             };
             let found = raw!(libc::SYS_sched_getscheduler, known.runs_on()).and_then(|found| {
@@ -50,10 +50,10 @@ interposed! {
                     let set = raw!(libc::SYS_sched_setscheduler, tid, policy, parameters);
                     set.err().unwrap_or(0)
                 }
-                None => libcs!(
+                None => real!(
                     c"pthread_setschedparam",
                     fn(pthread_t, c_int, *const sched_param),
-                    thread, policy, parameters,
+                    (thread, policy, parameters)
                 ),
             }
         }
@@ -64,10 +64,10 @@ interposed! {
         // SAFETY: the caller's promise.
         unsafe {
             let Some(known) = Thread::of(thread) else {
-                return libcs!(
+                return real!(
                     c"pthread_getaffinity_np",
                     fn(pthread_t, usize, *mut cpu_set_t),
-                    thread, size, set,
+                    (thread, size, set)
                 );
             };
             match raw!(libc::SYS_sched_getaffinity, known.runs_on(), size, set) {
@@ -90,10 +90,10 @@ interposed! {
                     let done = raw!(libc::SYS_sched_setaffinity, known.runs_on(), size, set);
                     done.err().unwrap_or(0)
                 }
-                None => libcs!(
+                None => real!(
                     c"pthread_setaffinity_np",
                     fn(pthread_t, usize, *const cpu_set_t),
-                    thread, size, set,
+                    (thread, size, set)
                 ),
             }
         }
@@ -111,8 +111,8 @@ interposed! {
                     clock.write((!known.runs_on() << 3) | OF_A_THREAD | AS_SCHEDULED);
                     0
                 }
-                None => libcs!(
-                    c"pthread_getcpuclockid", fn(pthread_t, *mut clockid_t), thread, clock,
+                None => real!(
+                    c"pthread_getcpuclockid", fn(pthread_t, *mut clockid_t), (thread, clock)
                 ),
             }
         }
