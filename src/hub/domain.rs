@@ -226,7 +226,11 @@ impl Hub {
     /// Whether this greenlet is the only one on its thread-locals, so that what others
     /// do meanwhile does not touch them.
     pub(super) fn is_alone(&self, task: TaskPtr) -> bool {
-        self.on_same_locals(task) == 1
+        let members = match task.domain {
+            Some(domain) => domain.members.get(),
+            None => self.tasks.borrow().len() - self.isolated.get(),
+        };
+        members == 1
     }
 
     /// As `is_alone`, of the current greenlet. Who is alone stays so as long as it waits:
@@ -234,14 +238,6 @@ impl Hub {
     #[cfg(feature = "monkey")]
     pub(crate) fn is_alone_here(&self) -> bool {
         self.is_alone(self.current())
-    }
-
-    /// How many greenlets run on the thread-locals that this one runs on.
-    pub(super) fn on_same_locals(&self, task: TaskPtr) -> usize {
-        match task.domain {
-            Some(domain) => domain.members.get(),
-            None => self.tasks.borrow().len() - self.isolated.get(),
-        }
     }
 
     /// Whether other greenlets run on the current one's thread-locals, or the loop does,

@@ -77,18 +77,19 @@ impl HeldBack {
 impl Hub {
     /// Whether there are greenlets that do not share the current one's thread-locals.
     pub(crate) fn has_other_domains(&self) -> bool {
-        let mine = self.on_same_locals(self.current());
-        self.tasks.borrow().len() > mine
+        match self.current().domain {
+            None => self.isolated.get() > 0,
+            // The main greenlet, which is the first, is of another one.
+            mine => self.tasks.borrow().iter().any(|task| task.domain != mine),
+        }
     }
 
     /// Whether all greenlets that could run are of domains that stand still.
     pub(crate) fn all_stand_still(&self) -> bool {
         let blockers = self.held_back.blockers.borrow();
-        let still: usize = blockers
-            .iter()
-            .map(|(_, blocker)| self.on_same_locals(*blocker))
-            .sum();
-        still == self.tasks.borrow().len()
+        // One by one: a domain counts those among its members who have been given up.
+        let stands_still = |task: &TaskPtr| blockers.iter().any(|(still, _)| *still == task.domain);
+        self.tasks.borrow().iter().all(stands_still)
     }
 
     /// Queues them all, those who are held back elsewhere.
@@ -127,5 +128,49 @@ impl Drop for StandsStill {
         held.any.set(!blockers.is_empty());
         drop(blockers);
         hub.queue_again(&held.tasks.take());
+    }
+}
+
+#[cfg(all(test, feature = "monkey"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_was_given_up_is_taken_for_nobody_of_another_domain() {
+        let isolated = crate::spawn_isolated(|| {
+            let given_up = crate::spawn(|| {
+                loop {
+                    let hub = Hub::get();
+                    hub.refusal();
+                    hub.yield_quietly();
+                }
+            });
+            crate::yield_now();
+            given_up.kill_wait();
+            let hub = Hub::get();
+            let _still = hub.stand_still();
+            (hub.has_other_domains(), hub.all_stand_still())
+        });
+        // The main greenlet waits, and could be woken.
+        assert_eq!(isolated.join().unwrap(), (true, false));
+    }
+
+    #[test]
+    fn all_stand_still_when_each_domain_does() {
+        let isolated = crate::spawn_isolated(|| {
+            let _still = Hub::get().stand_still();
+            crate::yield_now();
+        });
+        let light = crate::spawn(|| ());
+        let hub = Hub::get();
+        let still = hub.stand_still();
+        assert!(!hub.all_stand_still());
+        crate::yield_now();
+        assert!(hub.all_stand_still());
+        assert!(!light.is_finished());
+        drop(still);
+        isolated.join().unwrap();
+        light.join().unwrap();
+        assert!(!hub.has_other_domains());
     }
 }
