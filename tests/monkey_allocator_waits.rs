@@ -364,6 +364,45 @@ fn isolated_greenlets_are_joined() {
     assert_eq!(squares, [0, 1, 4, 9, 16, 25]);
 }
 
+/// A plain wait belongs to the thread: who shares its thread-locals has no turn meanwhile.
+#[test]
+fn nobody_is_miscounted_while_an_isolated_greenlet_is_made() {
+    let _watchdog = waiting();
+    if greenlet::isolation().is_err() {
+        return;
+    }
+    let (turns, over) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
+    let shares = spawn({
+        let (turns, over) = (Rc::clone(&turns), Rc::clone(&over));
+        move || {
+            while !over.get() {
+                turns.set(turns.get() + 1);
+                yield_now();
+            }
+        }
+    });
+    let makes = spawn_isolated(|| {
+        let made: Vec<_> = (0..40).map(|_| spawn_isolated(|| ())).collect();
+        made.into_iter().for_each(|one| one.join().unwrap());
+    });
+    while !makes.is_finished() {
+        yield_now();
+        let before = turns.get();
+        static NEVER: AtomicU32 = AtomicU32::new(0);
+        let time = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 20_000,
+        };
+        let op = libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG;
+        // SAFETY: both are live variables.
+        unsafe { libc::syscall(libc::SYS_futex, NEVER.as_ptr(), op, 0, &raw const time) };
+        assert_eq!(turns.get(), before);
+    }
+    over.set(true);
+    shares.join().unwrap();
+    makes.join().unwrap();
+}
+
 #[test]
 fn what_is_sent_arrives() {
     let _watchdog = waiting();

@@ -461,15 +461,17 @@ impl Hub {
             return Ok(domain::refuse(self, spec, body));
         }
         self.fibers.reserve(stack_size)?;
-        if let Some(domain) = domain {
-            self.enter_domain(domain);
-        }
         let handle = cell::create(self, spec, body);
         let task = handle.task();
         if let Some(name) = options.name {
             task.with_extra(|extra| extra.name = Some(name));
         }
         task.key.set(self.tasks.borrow_mut().insert(task.ptr()));
+        // With nothing in between that asks for memory: whoever ran there would find one
+        // who is counted in its domain, and not among all tasks.
+        if let Some(domain) = domain {
+            self.enter_domain(domain);
+        }
         if !self.pulse.is_listed() {
             watch::list(self);
         }
