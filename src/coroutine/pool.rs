@@ -114,6 +114,7 @@ impl Fibers {
         if size == StackSize::DEFAULT {
             return f(&self.default);
         }
+        // An allocator that parks would let others find them borrowed.
         let _pass = PassThrough::enter();
         let class = size.class();
         // It is known by its size to whom a fiber is given back.
@@ -124,7 +125,6 @@ impl Fibers {
         let at = match others.iter().position(|pool| pool.size == class) {
             Some(at) => at,
             None => {
-                let _pass = PassThrough::enter();
                 others.push(Pool::new(class));
                 others.len() - 1
             }
@@ -186,7 +186,7 @@ impl Pool {
     #[cold]
     #[inline(never)]
     fn guard_more(&self) -> Result<(), StackError> {
-        // An allocator that parks would let others find these borrowed.
+        // As in `with_pool`.
         let _pass = PassThrough::enter();
         let mut arenas = self.arenas.borrow_mut();
         let mut last = 0;

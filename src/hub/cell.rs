@@ -30,6 +30,7 @@ use super::task::{self, KILL, KILLED, MAIN_REFS, State, Task, TaskPtr, TaskRef, 
 use super::unwind;
 use super::wait_queue::WaitQueue;
 use crate::coroutine::StackSize;
+use crate::sys::pass::PassThrough;
 
 /// How a greenlet ended that did not return.
 pub(crate) enum Ended {
@@ -370,6 +371,9 @@ impl Blocks {
                 }
             }
         }
+        // The loop may have called, whose current task this was: no allocator that waits
+        // looks at it to find out whether it may park.
+        let _pass = PassThrough::enter();
         // SAFETY: the caller's promise, and `take` used the same layout.
         unsafe { std::alloc::dealloc(block.as_ptr(), layout) }
     }

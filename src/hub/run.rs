@@ -268,15 +268,16 @@ impl Hub {
         }
         self.tasks.borrow_mut().remove(task.key.get());
         let domain = task.domain;
-        // SAFETY: as above.
-        let isolated = domain.and_then(|_| unsafe { (*task.isolated.get()).take() });
-        task::release(task);
-        if let Some(domain) = domain {
-            // The task is gone, and nobody is current.
-            let _pass = PassThrough::enter();
-            if let Some(fiber) = isolated {
+        if domain.is_some() {
+            // SAFETY: as above.
+            if let Some(fiber) = unsafe { (*task.isolated.get()).take() } {
                 self.fibers.give(fiber);
             }
+        }
+        // From here on nobody is current: whatever asks for memory, or frees it, must not
+        // look whether it may park.
+        task::release(task);
+        if let Some(domain) = domain {
             self.leave_domain(domain);
         }
         let retired = self.retired.get() + 1;
