@@ -43,18 +43,15 @@ pub(crate) fn remove(entry: &'static Entry) {
     entry.start.store(FREE, Ordering::Release);
 }
 
-/// The stack that holds `address`, without its guard.
+/// The stack that holds `address`, without its guard; or the one above, if it is in the guard. Async-signal-safe.
 pub(crate) fn stack_around(address: usize) -> Option<Range<usize>> {
     entries().find_map(|entry| {
-        let (start, end) = (
-            entry.start.load(Ordering::Acquire),
-            entry.end.load(Ordering::Acquire),
-        );
-        let (guard, stack) = (
-            entry.guard.load(Ordering::Acquire),
-            entry.stack.load(Ordering::Acquire),
-        );
-        // As below: the arena of the running greenlet stays.
+        let start = entry.start.load(Ordering::Acquire);
+        let end = entry.end.load(Ordering::Acquire);
+        let guard = entry.guard.load(Ordering::Acquire);
+        let stack = entry.stack.load(Ordering::Acquire);
+        // Another thread may hand the entry to a new arena while it is read; the arena of the running greenlet
+        // stays, so an entry that changes is never the one that is looked for.
         let steady = entry.start.load(Ordering::Acquire) == start;
         if !steady || start <= TAKEN || !(start..end).contains(&address) {
             return None;
@@ -66,19 +63,8 @@ pub(crate) fn stack_around(address: usize) -> Option<Range<usize>> {
 
 /// The size of the stack whose guard holds `address`, if it is a guard of ours. Async-signal-safe.
 pub(crate) fn stack_guarded_at(address: usize) -> Option<usize> {
-    entries().find_map(|entry| {
-        let start = entry.start.load(Ordering::Acquire);
-        let (end, guard) = (
-            entry.end.load(Ordering::Acquire),
-            entry.guard.load(Ordering::Acquire),
-        );
-        let stack = entry.stack.load(Ordering::Acquire);
-        // Another thread may hand the entry to a new arena while it is read; the arena of the running greenlet
-        // stays, so an entry that changes is never the one that is looked for.
-        let steady = entry.start.load(Ordering::Acquire) == start;
-        let inside = steady && start > TAKEN && (start..end).contains(&address);
-        (inside && (address - start) % (guard + stack) < guard).then_some(stack)
-    })
+    let stack = stack_around(address)?;
+    (address < stack.start).then_some(stack.len())
 }
 
 fn entries() -> impl Iterator<Item = &'static Entry> {
@@ -140,6 +126,10 @@ mod tests {
         assert_eq!(stack_guarded_at(start + 3 * 0x5_0000 + 8), Some(0x4_0000));
         assert_eq!(stack_guarded_at(start + 4 * 0x5_0000), None);
         assert_eq!(stack_guarded_at(start - 1), None);
+        let second = start + 0x6_0000..start + 0xa_0000;
+        assert_eq!(stack_around(second.start), Some(second.clone()));
+        assert_eq!(stack_around(second.end - 1), Some(second));
+        assert_eq!(stack_around(start - 1), None);
         remove(entry);
         assert_eq!(stack_guarded_at(start), None);
     }
