@@ -25,11 +25,11 @@ use std::time::Duration;
 use super::Hub;
 use super::run::TURNS_PER_LOOK;
 use crate::sys::fork::PerProcess;
+use crate::sys::futex;
 use crate::sys::pass::PassThrough;
 use crate::sys::probe::{Answer, Asker, Note, Question};
 use crate::sys::published::Published;
 use crate::sys::text::SliceText;
-use crate::sys::{futex, threads};
 
 /// The part of a hub that tells its turns from each other. Its own thread writes,
 /// others read.
@@ -161,7 +161,7 @@ pub(super) fn list(hub: &Hub) {
     }
     list_of_hubs().push(Listed {
         hub: hub.pulse.hub,
-        thread: threads::current(),
+        thread: hub.os_thread(),
         pulse: &raw const hub.pulse,
     });
     if let Some(listener) = LISTENER.get() {
