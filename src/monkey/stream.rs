@@ -189,16 +189,16 @@ unsafe fn readv_parking(
     count: c_int,
 ) -> Result<usize, Errno> {
     operation_on(hub, fd, 0)?;
-    let received = as_message(slices, count, |message| {
-        // SAFETY: the caller's promise, of the buffers; there is nothing else in it.
-        unsafe { receive::message_parking(hub, fd, message, 0) }
-    });
-    match received {
-        // SAFETY: the caller's promise. The kernel says what is wrong, or reads nothing.
-        None => unsafe { raw!(libc::SYS_readv, fd, slices, count) },
-        // SAFETY: the caller's promise.
-        Some(Err(libc::ENOTSOCK)) => unsafe { unsocketed_read(hub, fd, slices, count) },
-        Some(received) => received,
+    // SAFETY: the caller's promise, of all of these.
+    unsafe {
+        as_message(
+            fd,
+            slices,
+            count,
+            libc::SYS_readv,
+            |message| receive::message_parking(hub, fd, message, 0),
+            || unsocketed_read(hub, fd, slices, count),
+        )
     }
 }
 
@@ -211,33 +211,46 @@ unsafe fn writev_parking(
     count: c_int,
 ) -> Result<usize, Errno> {
     operation_on(hub, fd, 0)?;
-    let sent = as_message(slices, count, |message| {
-        // SAFETY: the caller's promise, of the buffers; there is nothing else in it.
-        unsafe { send::message_parking(hub, fd, message, 0) }
-    });
-    match sent {
-        // SAFETY: the caller's promise.
-        None => unsafe { raw!(libc::SYS_writev, fd, slices, count) },
-        // SAFETY: the caller's promise; and the kernel would read the array.
-        Some(Err(libc::ENOTSOCK)) => unsafe { unsocketed_write(hub, fd, slices, count) },
-        Some(sent) => sent,
+    // SAFETY: the caller's promise, of all of these; and the kernel would read the array.
+    unsafe {
+        as_message(
+            fd,
+            slices,
+            count,
+            libc::SYS_writev,
+            |message| send::message_parking(hub, fd, message, 0),
+            || unsocketed_write(hub, fd, slices, count),
+        )
     }
 }
 
-/// What is answered to a message of nothing but these buffers; none if they do not make
-/// one. It would be sent or taken even without any room in it, and that there are too
-/// many of them is another error there.
-fn as_message(
+/// What `socketed` answers to a message of nothing but these buffers; or what `unsocketed`
+/// does, if it is no socket.
+///
+/// # Safety
+/// As for `readv` or `writev`, whose `number` it is.
+#[inline]
+unsafe fn as_message(
+    fd: RawFd,
     slices: *const iovec,
     count: c_int,
-    answer: impl FnOnce(*mut msghdr) -> Result<usize, Errno>,
-) -> Option<Result<usize, Errno>> {
+    number: c_long,
+    socketed: impl FnOnce(*mut msghdr) -> Result<usize, Errno>,
+    unsocketed: impl FnOnce() -> Result<usize, Errno>,
+) -> Result<usize, Errno> {
     match room_of(slices, count) {
         Ok(room) if room > 0 => {
             let mut message = message_of(slices.cast_mut(), count as usize);
-            Some(answer(&raw mut message))
+            match socketed(&raw mut message) {
+                Err(libc::ENOTSOCK) => unsocketed(),
+                answer => answer,
+            }
         }
-        _ => None,
+        // A message would be sent or taken even without any room in it, and that there are
+        // too many buffers is another error there. The kernel says what is wrong, or moves
+        // nothing.
+        // SAFETY: the caller's promise.
+        _ => unsafe { raw!(number, fd, slices, count) },
     }
 }
 
