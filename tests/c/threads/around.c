@@ -62,7 +62,6 @@ static void c11(void) {
 }
 
 /* C11's locks among POSIX's threads, which are the same. */
-static struct gate inside, go;
 
 static void *holds(void *argument) {
     must(mtx_lock(&mutex));
@@ -83,8 +82,7 @@ static void *wants(void *argument) {
 
 static void mixed(void) {
     pthread_t threads[3];
-    inside = gate_new();
-    go = gate_new();
+    gates();
     must(mtx_init(&mutex, mtx_plain));
     count = 0;
     threads[0] = start(holds, NULL);
@@ -95,8 +93,7 @@ static void mixed(void) {
     for (int i = 0; i < 3; i++) must(ended(threads[i]) != NULL);
     say("%d\n", count);
     mtx_destroy(&mutex);
-    gate_free(&inside);
-    gate_free(&go);
+    no_gates();
 }
 
 /* Streams. */

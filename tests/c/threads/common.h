@@ -67,6 +67,19 @@ static inline void gate_free(struct gate *gate) {
     must(close(gate->ends[1]));
 }
 
+/* Those that most sections need: somebody is inside, and may go. */
+static struct gate inside, go;
+
+static inline void gates(void) {
+    inside = gate_new();
+    go = gate_new();
+}
+
+static inline void no_gates(void) {
+    gate_free(&inside);
+    gate_free(&go);
+}
+
 static inline pthread_t start(void *(*function)(void *), void *argument) {
     pthread_t thread;
     must(pthread_create(&thread, NULL, function, argument));

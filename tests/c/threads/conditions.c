@@ -2,18 +2,6 @@
 #include "common.h"
 #include <sched.h>
 
-static struct gate inside, go;
-
-static void gates(void) {
-    inside = gate_new();
-    go = gate_new();
-}
-
-static void no_gates(void) {
-    gate_free(&inside);
-    gate_free(&go);
-}
-
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* Producers and consumers, of a buffer with room for three. */

@@ -45,8 +45,6 @@ static void *returns_within(void *argument) {
 
 static void no_exit(void) { must(ended(start(returns_within, NULL)) != NULL); }
 
-static struct gate go;
-
 static void waits_then_tells(void *text) {
     gate_pass(&go, 1);
     must(ended(start(returns_within, text)) != text);
@@ -192,8 +190,6 @@ static void key_waits(void) {
     gate_free(&go);
 }
 
-static struct gate inside;
-
 static void *deleted_meanwhile(void *argument) {
     must(pthread_setspecific(keys[0], "deleted"));
     gate_open(&inside, 1);
@@ -203,8 +199,7 @@ static void *deleted_meanwhile(void *argument) {
 
 static void key_deleted(void) {
     pthread_t thread;
-    go = gate_new();
-    inside = gate_new();
+    gates();
     must(pthread_key_create(&keys[0], destroyed));
     thread = start(deleted_meanwhile, NULL);
     gate_pass(&inside, 1);
@@ -212,8 +207,7 @@ static void key_deleted(void) {
     gate_open(&go, 1);
     must(ended(thread) != NULL);
     say("nothing was destroyed\n");
-    gate_free(&go);
-    gate_free(&inside);
+    no_gates();
 }
 
 /* More than glibc has room for in its record of a thread. */

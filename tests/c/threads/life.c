@@ -17,23 +17,11 @@ static void results(void) {
     say("canceled's: %d\n", ended(start(same, PTHREAD_CANCELED)) == PTHREAD_CANCELED);
 }
 
-static struct gate inside, go;
-
 /* Is there, until it is let go. */
 static void *stays(void *argument) {
     gate_open(&inside, 1);
     gate_pass(&go, 1);
     return argument;
-}
-
-static void gates(void) {
-    inside = gate_new();
-    go = gate_new();
-}
-
-static void no_gates(void) {
-    gate_free(&inside);
-    gate_free(&go);
 }
 
 static void together(void) {

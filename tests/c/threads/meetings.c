@@ -2,18 +2,6 @@
 #include "common.h"
 #include <sched.h>
 
-static struct gate inside, go;
-
-static void gates(void) {
-    inside = gate_new();
-    go = gate_new();
-}
-
-static void no_gates(void) {
-    gate_free(&inside);
-    gate_free(&go);
-}
-
 /* Barriers. */
 
 static pthread_barrier_t barrier;

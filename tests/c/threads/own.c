@@ -3,18 +3,6 @@
 #include <limits.h>
 #include <sys/mman.h>
 
-static struct gate inside, go;
-
-static void gates(void) {
-    inside = gate_new();
-    go = gate_new();
-}
-
-static void no_gates(void) {
-    gate_free(&inside);
-    gate_free(&go);
-}
-
 /* Names. */
 
 static void *has_a_name(void *argument) {

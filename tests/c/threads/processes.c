@@ -6,18 +6,6 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 
-static struct gate inside, go;
-
-static void gates(void) {
-    inside = gate_new();
-    go = gate_new();
-}
-
-static void no_gates(void) {
-    gate_free(&inside);
-    gate_free(&go);
-}
-
 /* Signals. */
 
 static volatile sig_atomic_t handled;

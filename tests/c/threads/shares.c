@@ -3,18 +3,6 @@
 #include <sched.h>
 #include <semaphore.h>
 
-static struct gate inside, go;
-
-static void gates(void) {
-    inside = gate_new();
-    go = gate_new();
-}
-
-static void no_gates(void) {
-    gate_free(&inside);
-    gate_free(&go);
-}
-
 /* What a function that sets errno answers, by its name. */
 static const char *answer(int result) { return word(result == 0 ? 0 : errno); }
 
