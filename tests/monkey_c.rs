@@ -12,6 +12,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::path::PathBuf;
 use std::process::Command;
 
+use common::refusing;
 use patched::*;
 
 type Function = unsafe extern "C" fn(i32, *mut u8, usize) -> i64;

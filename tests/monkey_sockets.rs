@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
-use common::MS;
+use common::{MS, refusing, refusing_datagrams};
 use patched::*;
 
 // ---- std
@@ -248,10 +248,7 @@ fn std_udp_sockets_park() {
 fn a_refused_datagram_is_an_error_of_the_receiver() {
     let _watchdog = patched();
     let a = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let gone = UdpSocket::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let (_kept, gone) = refusing_datagrams();
     a.connect(gone).unwrap();
     let receiver = a.try_clone().unwrap();
     let error = parks(
@@ -646,10 +643,7 @@ fn an_error_queue_that_nobody_reads_does_not_keep_the_hub_busy() {
         libc::setsockopt(a.as_raw_fd(), libc::IPPROTO_IP, libc::IP_RECVERR, at, len)
     };
     assert_eq!(set, 0);
-    let gone = UdpSocket::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let (_kept, gone) = refusing_datagrams();
     a.send_to(b"x", gone).unwrap();
     // The error is taken, and its message stays in the queue: POLLERR from now on.
     greenlet::sleep(MS);

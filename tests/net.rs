@@ -17,7 +17,7 @@ use greenlet::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs, UnixListene
 use greenlet::{joinall, sleep, spawn, timeout, yield_now};
 
 mod common;
-use common::watchdog;
+use common::{refusing, watchdog};
 
 const SHORT: Duration = Duration::from_millis(20);
 const LONG: Duration = Duration::from_secs(30);
@@ -373,10 +373,7 @@ fn other_greenlets_run_while_one_reads_with_a_timeout() {
 #[test]
 fn connecting_to_nobody_is_refused() {
     let _watchdog = watchdog();
-    let address = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let (_kept, address) = refusing();
     let error = TcpStream::connect(address).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     let error = TcpStream::connect_timeout(&address, LONG).unwrap_err();
@@ -386,10 +383,7 @@ fn connecting_to_nobody_is_refused() {
 #[test]
 fn connect_tries_the_addresses_in_their_order() {
     let _watchdog = watchdog();
-    let nobody = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let (_kept, nobody) = refusing();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let stream = TcpStream::connect(&[nobody, address][..]).unwrap();

@@ -14,7 +14,7 @@ use greenlet::net::{Shutdown, TcpListener, TcpStream, UdpSocket, UnixDatagram, U
 use greenlet::{joinall, sleep, spawn, yield_now};
 
 mod common;
-use common::watchdog;
+use common::{listener_of_kept_port, watchdog};
 
 fn tcp_pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -76,7 +76,8 @@ fn closing_wakes_readers_writers_and_acceptors() {
     closes_under(a, |s| (&*s).write(&[0; 65536]), TcpStream::close);
     let (a, _b) = tcp_pair();
     closes_under(a, |s| s.peek(&mut [0]), TcpStream::close);
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (listener, _kept) = listener_of_kept_port();
+    let listener = TcpListener::from(listener);
     let address = listener.local_addr().unwrap();
     closes_under(listener, |s| s.accept().map(|_| ()), TcpListener::close);
     let refused = TcpStream::connect(address).unwrap_err();

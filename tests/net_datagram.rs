@@ -10,7 +10,7 @@ use greenlet::net::{Ipv4Addr, Shutdown, SocketAddr, UdpSocket, UnixDatagram};
 use greenlet::{joinall, sleep, spawn, timeout, yield_now};
 
 mod common;
-use common::watchdog;
+use common::{refusing_datagrams, watchdog};
 
 const SHORT: Duration = Duration::from_millis(20);
 
@@ -104,7 +104,7 @@ fn udp_peeks_and_times_out_as_std() {
 #[test]
 fn a_refused_datagram_is_told_to_a_connected_socket() {
     let _watchdog = watchdog();
-    let nobody = udp().local_addr().unwrap();
+    let (_kept, nobody) = refusing_datagrams();
     let socket = Rc::new(udp());
     socket.connect(nobody).unwrap();
     let reader = spawn({

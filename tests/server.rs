@@ -12,7 +12,7 @@ use greenlet::server::StreamServer;
 use greenlet::{Pool, sleep, spawn, timeout, yield_now};
 
 mod common;
-use common::{MS, OnDrop, alone, flag, fork, quiet_panics, until, watchdog};
+use common::{MS, OnDrop, alone, flag, fork, listener_of_kept_port, quiet_panics, until, watchdog};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -78,7 +78,8 @@ fn clients_connect_before_the_start_and_are_served_after_it() {
 #[test]
 fn a_stopped_server_refuses_clients_and_cannot_be_started() {
     let _watchdog = watchdog();
-    let server = echo_server();
+    let (listener, _kept) = listener_of_kept_port();
+    let server = StreamServer::new(TcpListener::from(listener), echo).unwrap();
     let address = server.local_addr().unwrap();
     server.start().unwrap();
     assert!(answers(&connect(&server)));
@@ -432,7 +433,9 @@ fn a_handler_may_stop_its_own_server() {
 #[test]
 fn dropping_a_server_closes_it_and_leaves_its_connections_running() {
     let _watchdog = watchdog();
-    let server = echo_server().max_connections(1);
+    let (listener, _kept) = listener_of_kept_port();
+    let server = StreamServer::new(TcpListener::from(listener), echo).unwrap();
+    let server = server.max_connections(1);
     let address = server.local_addr().unwrap();
     server.start().unwrap();
     let client = connect(&server);

@@ -4,6 +4,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::Read;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus, Output, Stdio};
 use std::rc::Rc;
@@ -225,6 +227,60 @@ pub fn reap(child: i32) -> i32 {
     } else {
         -libc::WTERMSIG(status)
     }
+}
+
+/// An address of TCP that refuses connections, and the socket that keeps others from having it.
+pub fn refusing() -> (OwnedFd, SocketAddr) {
+    bound(0)
+}
+
+/// A listener, and a socket that keeps its port from others when the listener is closed.
+pub fn listener_of_kept_port() -> (TcpListener, OwnedFd) {
+    let (kept, address) = bound(0);
+    let (socket, _) = bound(address.port());
+    // SAFETY: no preconditions.
+    assert_eq!(unsafe { libc::listen(socket.as_raw_fd(), 128) }, 0);
+    (TcpListener::from(socket), kept)
+}
+
+/// A socket that has a port, which it shares, and does not listen.
+fn bound(port: u16) -> (OwnedFd, SocketAddr) {
+    let mut address = libc::sockaddr_in {
+        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_port: port.to_be(),
+        sin_addr: libc::in_addr {
+            s_addr: u32::from_ne_bytes([127, 0, 0, 1]),
+        },
+        sin_zero: [0; 8],
+    };
+    let mut len = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+    let on: libc::c_int = 1;
+    // SAFETY: the descriptor is new, and the rest are live variables.
+    let socket = unsafe {
+        let socket = libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
+        assert!(socket >= 0);
+        let socket = OwnedFd::from_raw_fd(socket);
+        let fd = socket.as_raw_fd();
+        let (option, value) = (libc::SO_REUSEPORT, (&raw const on).cast());
+        let size = size_of_val(&on) as libc::socklen_t;
+        let set = libc::setsockopt(fd, libc::SOL_SOCKET, option, value, size);
+        assert_eq!(set, 0);
+        let at = (&raw mut address).cast::<libc::sockaddr>();
+        assert_eq!(libc::bind(fd, at, len), 0);
+        assert_eq!(libc::getsockname(fd, at, &mut len), 0);
+        socket
+    };
+    let port = u16::from_be(address.sin_port);
+    (socket, SocketAddr::from(([127, 0, 0, 1], port)))
+}
+
+/// An address of UDP that refuses datagrams, and the socket that keeps others from having
+/// it: it takes its own only.
+pub fn refusing_datagrams() -> (UdpSocket, SocketAddr) {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    socket.connect(address).unwrap();
+    (socket, address)
 }
 
 /// How many threads this process has.

@@ -5,7 +5,6 @@
 
 use std::cell::Cell;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 
@@ -282,29 +281,4 @@ pub fn forbid(listed: &[i64], is_listed: bool) {
         let mode = libc::SECCOMP_MODE_FILTER;
         assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, mode, &program), 0);
     }
-}
-
-/// An address that refuses connections, and the socket that keeps others from having it.
-pub fn refusing() -> (OwnedFd, SocketAddr) {
-    let mut address = libc::sockaddr_in {
-        sin_family: libc::AF_INET as libc::sa_family_t,
-        sin_port: 0,
-        sin_addr: libc::in_addr {
-            s_addr: u32::from_ne_bytes([127, 0, 0, 1]),
-        },
-        sin_zero: [0; 8],
-    };
-    let mut len = size_of::<libc::sockaddr_in>() as libc::socklen_t;
-    // SAFETY: the descriptor is new, and the address a live variable.
-    let socket = unsafe {
-        let socket = libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0);
-        assert!(socket >= 0);
-        let socket = OwnedFd::from_raw_fd(socket);
-        let at = (&raw mut address).cast::<libc::sockaddr>();
-        assert_eq!(libc::bind(socket.as_raw_fd(), at, len), 0);
-        assert_eq!(libc::getsockname(socket.as_raw_fd(), at, &mut len), 0);
-        socket
-    };
-    let port = u16::from_be(address.sin_port);
-    (socket, SocketAddr::from(([127, 0, 0, 1], port)))
 }
