@@ -5,12 +5,12 @@
 mod common;
 
 use std::cell::{Cell, RefCell};
-use std::ffi::{CString, c_int, c_void};
+use std::ffi::{c_int, c_void};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::{MS, alone, run_alone, watchdog};
+use common::{MS, alone, load_library, run_alone, watchdog};
 use greenlet::{Builder, sleep, spawn, spawn_isolated, yield_now};
 
 thread_local! {
@@ -457,30 +457,6 @@ fn signals_arrive_in_the_middle() {
 
 // Libraries that are loaded late.
 
-/// Compiles C to a shared object, and loads it; none without a compiler.
-fn load(name: &str, source: &str, flags: &[&str]) -> Option<*mut c_void> {
-    let folder = std::env::temp_dir().join(format!("greenlet-{}-{name}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
-    let (from, to) = (folder.join("a.c"), folder.join("a.so"));
-    std::fs::write(&from, source).unwrap();
-    let compiled = std::process::Command::new("cc")
-        .args(["-shared", "-fPIC", "-O1"])
-        .args(flags)
-        .arg("-o")
-        .args([&to, &from])
-        .status();
-    let library = match compiled {
-        Ok(status) if status.success() => {
-            let path = CString::new(to.to_str().unwrap()).unwrap();
-            // SAFETY: the path is a string with its end.
-            Some(unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW) })
-        }
-        _ => None,
-    };
-    let _ = std::fs::remove_dir_all(folder);
-    library
-}
-
 const VARIABLE: &str = "static __thread int v = 42; int add(int n) { return v += n; }";
 
 /// Loads such a library while a greenlet lives, and says what that one, and one that
@@ -502,11 +478,10 @@ fn values(name: &str, flags: &[&str]) -> Option<(c_int, c_int)> {
         first
     });
     yield_now();
-    let Some(library) = load(name, VARIABLE, flags) else {
+    let Some(library) = load_library(name, VARIABLE, flags) else {
         early.kill();
         return None;
     };
-    assert!(!library.is_null());
     // SAFETY: a library, and a string with its end.
     let address = unsafe { libc::dlsym(library, c"add".as_ptr()) };
     ADD.store(address as usize, Ordering::Relaxed);

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "no test file uses all of it")]
 
 use std::cell::{Cell, RefCell};
+use std::ffi::{CString, c_void};
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -281,6 +282,36 @@ pub fn refusing_datagrams() -> (UdpSocket, SocketAddr) {
     let address = socket.local_addr().unwrap();
     socket.connect(address).unwrap();
     (socket, address)
+}
+
+/// Compiles C to a shared object, and loads it for good. None, having said so, if there is
+/// no compiler, or none that knows these flags.
+pub fn load_library(name: &str, source: &str, flags: &[&str]) -> Option<*mut c_void> {
+    let folder = std::env::temp_dir().join(format!("greenlet-{}-{name}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let (from, to) = (folder.join("a.c"), folder.join("a.so"));
+    std::fs::write(&from, source).unwrap();
+    let compiled = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1"])
+        .args(flags)
+        .arg("-o")
+        .args([&to, &from])
+        .status();
+    let library = match compiled {
+        Ok(status) if status.success() => {
+            let path = CString::new(to.to_str().unwrap()).unwrap();
+            // SAFETY: the path is a string with its end.
+            let library = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW) };
+            assert!(!library.is_null());
+            Some(library)
+        }
+        compiled => {
+            eprintln!("{name} is skipped: cc: {compiled:?}");
+            None
+        }
+    };
+    let _ = std::fs::remove_dir_all(folder);
+    library
 }
 
 /// How many threads this process has.
