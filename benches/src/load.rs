@@ -7,9 +7,14 @@ use std::os::fd::AsRawFd;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use crate::epoll::Epoll;
+use crate::proc;
 
 /// How large a request is.
 pub const SIZE: usize = 64;
+/// The processors of the two sides.
+pub const SERVER_CPU: usize = 0;
+const LOAD_CPU: usize = 1;
+const MARK: &str = "--load";
 
 /// The process, seen from the one that has started it.
 pub struct Load {
@@ -19,11 +24,11 @@ pub struct Load {
 }
 
 impl Load {
-    /// Starts this program with the arguments `--load ADDRESS CONNECTIONS REQUESTS`, with
-    /// which it has to call [`run`]. Returns when the server has warmed up.
+    /// Starts this program, whose `main` has to ask [`is_this`] first. Returns when the
+    /// server has warmed up.
     pub fn start(address: &str, connections: usize, requests: u64) -> Load {
         let mut child = Command::new("/proc/self/exe")
-            .args(["--load", address])
+            .args([MARK, address])
             .args([connections.to_string(), requests.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -64,8 +69,25 @@ impl Drop for Load {
     }
 }
 
-/// The process itself.
-pub fn run(address: SocketAddr, connections: usize, requests: u64) {
+/// Whether this is the process of a load; it has ended then.
+pub fn is_this() -> bool {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [mark, address, connections, requests] = arguments.as_slice() else {
+        return false;
+    };
+    if mark != MARK {
+        return false;
+    }
+    proc::pin_to(LOAD_CPU);
+    run(
+        address.parse().expect("an address"),
+        connections.parse().expect("a number"),
+        requests.parse().expect("a number"),
+    );
+    true
+}
+
+fn run(address: SocketAddr, connections: usize, requests: u64) {
     let mut epoll = Epoll::new().expect("no epoll");
     let mut streams: Vec<TcpStream> = (0..connections)
         .map(|_| {

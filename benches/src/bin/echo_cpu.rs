@@ -20,14 +20,12 @@ use std::os::fd::AsRawFd;
 use std::process::ExitCode;
 
 use greenlet_benches::epoll::Epoll;
-use greenlet_benches::load::{self, Load};
+use greenlet_benches::load::{self, Load, SERVER_CPU};
 use greenlet_benches::proc::{self, CpuClock};
 use greenlet_benches::stats::median;
 
 /// What a server reads at once, at most.
 const BUFFER: usize = 4096;
-const SERVER_CPU: usize = 0;
-const LOAD_CPU: usize = 1;
 
 type Server = fn(TcpListener);
 
@@ -41,19 +39,10 @@ const SERVERS: [(&str, Server); 5] = [
 
 fn main() -> ExitCode {
     proc::raise_descriptor_limit();
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    match arguments.as_slice() {
-        [mode, address, connections, requests] if mode == "--load" => {
-            proc::pin_to(LOAD_CPU);
-            load::run(
-                address.parse().expect("an address"),
-                connections.parse().expect("a number"),
-                requests.parse().expect("a number"),
-            );
-            return ExitCode::SUCCESS;
-        }
-        _ => {}
+    if load::is_this() {
+        return ExitCode::SUCCESS;
     }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize, default: u64| {
         let given = arguments.get(at).map(|argument| argument.parse());
         given.unwrap_or(Ok(default))

@@ -29,16 +29,17 @@ use std::thread;
 use std::time::Instant;
 
 use greenlet::monkey::{Patch, os_thread};
-use greenlet_benches::load::{self, Load, SIZE};
+use greenlet_benches::load::{self, Load, SERVER_CPU, SIZE};
 use greenlet_benches::proc::{self, CpuClock};
 use greenlet_benches::stats::median;
 
 const ROUNDS: usize = 9;
-const SERVER_CPU: usize = 0;
-const LOAD_CPU: usize = 1;
 
 fn main() -> ExitCode {
     proc::raise_descriptor_limit();
+    if load::is_this() {
+        return ExitCode::SUCCESS;
+    }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match *arguments.as_slice() {
@@ -57,14 +58,6 @@ fn main() -> ExitCode {
         ["hubs"] => hubs(100),
         ["hubs", micros] => hubs(micros.parse().expect("a number")),
         ["--serve", how, work] => serve(how, work.parse().expect("a number")),
-        ["--load", address, connections, requests] => {
-            proc::pin_to(LOAD_CPU);
-            load::run(
-                address.parse().expect("an address"),
-                connections.parse().expect("a number"),
-                requests.parse().expect("a number"),
-            );
-        }
         _ => {
             eprintln!(
                 "usage: threads [switch | spawn | echo | hold [CONNECTIONS] | hubs [MICROSECONDS]]"
