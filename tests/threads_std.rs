@@ -2,6 +2,7 @@
 //! run twice, with real threads and after `patch_all`: the same is to be seen. See
 //! `common/twice.rs` for how, and `threads_std/` for what.
 
+mod common;
 #[path = "common/twice.rs"]
 mod twice;
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
+use crate::common::listener_of_kept_port;
 use crate::shared::MS;
 use crate::twice::{Section, count_threads};
 
@@ -65,7 +66,7 @@ fn echo() {
 }
 
 fn tcp_end() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (listener, _kept) = listener_of_kept_port();
     let address = listener.local_addr().unwrap();
     let client = thread::spawn(move || {
         let mut stream = TcpStream::connect(address).unwrap();
