@@ -367,7 +367,8 @@ fn many_threads_come_and_go_on_several_hubs() {
 
 #[test]
 fn where_threads_cannot_be_greenlets_it_is_said_so_and_the_rest_can_be_patched() {
-    // glibc's symbols are all there on the machines that run this; so the text alone.
+    // glibc's symbols are all there where this runs: so the text alone. `.ci/run` has a static
+    // program, where they are not.
     let error = greenlet::error::PatchError::from(greenlet::error::IsolationError::Architecture);
     let text = error.to_string();
     assert!(

@@ -172,13 +172,7 @@ fn those_whom_there_is_no_memory_for_leave_nothing_behind() {
         || {
             let _watchdog = watchdog();
             patch_all().unwrap();
-            let bytes = (proc_status("VmSize:") << 10) as u64 + (500 << 20);
-            let limit = libc::rlimit {
-                rlim_cur: bytes,
-                rlim_max: bytes,
-            };
-            // SAFETY: a live variable.
-            assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) }, 0);
+            limit_address_space(500 << 20);
             let fail = || {
                 let large = thread::Builder::new().stack_size(1 << 30);
                 assert!(large.spawn(|| ()).is_err());
