@@ -9,13 +9,13 @@ mod patched;
 use std::ffi::c_int;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Instant;
 
-use common::{MS, alone, run_alone, until, watchdog};
+use common::{MS, alone, until, watchdog};
 use greenlet::{joinall, sleep, spawn};
-use patched::{Ticker, forbid};
+use patched::Ticker;
 
 /// Patches everything too.
 fn ticker() -> Ticker {
@@ -291,46 +291,6 @@ fn who_waits_since_before_is_woken() {
         assert_eq!(futex(&*word, WAKE, 1, None, 0), Ok(1));
         assert_eq!(thread.join().unwrap(), Ok(0));
     });
-}
-
-/// Locks that only greenlets of one thread have to do with need no system call: from
-/// some point on every futex call ends the process.
-#[test]
-#[cfg(target_arch = "x86_64")]
-fn a_wake_up_of_a_greenlet_makes_no_system_call() {
-    let name = "a_wake_up_of_a_greenlet_makes_no_system_call";
-    let finished = run_alone(name, || {
-        common::patch();
-        let shared = Rc::new((Mutex::new(0), Condvar::new()));
-        let play = move |mine: u32, rounds: u32| {
-            let shared = Rc::clone(&shared);
-            move || {
-                for _ in 0..rounds {
-                    let mut turn = shared.0.lock().unwrap();
-                    while *turn != mine {
-                        turn = shared.1.wait(turn).unwrap();
-                    }
-                    *turn = 1 - mine;
-                    drop(turn);
-                    shared.1.notify_all();
-                }
-            }
-        };
-        let run = |rounds| {
-            let both = [spawn(play(0, rounds)), spawn(play(1, rounds))];
-            assert!(joinall(both).into_iter().all(|ended| ended.is_ok()));
-        };
-        run(2);
-        forbid(&[libc::SYS_futex], true);
-        run(1000);
-        eprintln!("all rounds played");
-        // SAFETY: it has no preconditions.
-        unsafe { libc::_exit(0) };
-    });
-    if let Some(finished) = finished {
-        finished.succeeded();
-        finished.said("all rounds played");
-    }
 }
 
 /// The queue of those who wait is one, whoever they are.
