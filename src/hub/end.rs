@@ -115,7 +115,7 @@ fn take_away(hub: *const Hub) {
     let alone = unsafe {
         (*hub).shared.borrow().close();
         if (*hub).reactor.borrow().is_some() {
-            super::foreign::everywhere().leave(&(*hub).shared.borrow());
+            super::closing::everywhere().leave(&(*hub).shared.borrow());
         }
         let main = (*hub).main();
         let tasks = (*hub).tasks.borrow();

@@ -1,44 +1,30 @@
 //! Descriptors that nobody keeps an account of: those of std, of other crates and
 //! of C libraries, which are known by their numbers only.
 //!
-//! Nothing is remembered about them. What the kernel knows (whether the user
-//! made them non-blocking, their timeouts) it is asked when an operation would
-//! block; and each wait tells the reactor anew what it waits for, for a number
-//! may be another descriptor's by now:
+//! Little is remembered about them, and it is trusted for 10 ms: a number may be another
+//! descriptor's by now. What the kernel knows (whether the user made them non-blocking,
+//! their timeouts) it is asked when an operation would block, see `ask.rs`; and then the
+//! reactor is told what is waited for:
 //!
 //! ```text
 //!   recv ─▶ EAGAIN ─▶ F_GETFL, SO_RCVTIMEO ─▶ arm (epoll_ctl) ─▶ park ─▶ recv
 //!                      only now                 ENOENT: it is another one
+//!                      └──── not if both are known from before ────┘
 //! ```
 //!
-//! One thing is remembered: which numbers some hub has armed. Whoever closes a
-//! number looks there, and has those who wait for it answered with EBADF *before*
-//! the number can be given out again:
-//!
-//! ```text
-//!   closing:  out of ARMED ─▶ out of every epoll set ─▶ close ─▶ in ARMED? verify
-//!   arming:   into ARMED ─▶ into the epoll set ─▶ still in ARMED? else in again,
-//!                                                 and verify
-//! ```
-//!
-//! So whoever arms it at the same moment on another thread either finds it closed,
-//! or is told.
+//! Whoever closes one that is waited for says so: see `closing.rs`.
 
 use std::os::fd::RawFd;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use super::Hub;
-use super::io::Io;
-use super::numbers::Numbers;
+use super::ask::{Ask, Habit};
+use super::closing::ARMED;
 use super::own::is_own;
 use super::quiet::Quiet;
-use super::reactor::{ALL_CLOSED, LOST};
-use super::shared::HubShared;
 use super::source::{Direction, NOBODY, Source};
 use super::wait::{Kind, Reason};
 use super::wait_queue::Place;
-use crate::sys::fork::PerProcess;
 use crate::sys::os::{self, Errno};
 use crate::sys::pass::PassThrough;
 use crate::sys::{clock, socket};
@@ -70,7 +56,7 @@ impl Hub {
         &self,
         fd: RawFd,
         direction: Direction,
-        patience: impl FnOnce() -> Result<Option<u64>, Errno>,
+        patience: Ask<impl FnOnce() -> Result<Option<u64>, Errno>>,
         attempt: impl FnMut() -> Result<R, Errno>,
     ) -> Result<R, Errno> {
         self.until_ready_stream(fd, direction, patience, attempt, |_| false)
@@ -83,11 +69,12 @@ impl Hub {
         &self,
         fd: RawFd,
         direction: Direction,
-        patience: impl FnOnce() -> Result<Option<u64>, Errno>,
+        patience: Ask<impl FnOnce() -> Result<Option<u64>, Errno>>,
         mut attempt: impl FnMut() -> Result<R, Errno>,
         used_up: impl Fn(&R) -> bool,
     ) -> Result<R, Errno> {
-        let known = self.trusted_source(fd, direction.wanted());
+        let wanted = direction.wanted();
+        let known = self.trusted_source(fd, wanted);
         let mut attempt = || {
             // It may look whether there is room, and then ask for memory: nobody else
             // takes the room meanwhile.
@@ -101,26 +88,46 @@ impl Hub {
             answer
         };
         let is_used_up = |source: &Rc<Source>| !source.side(direction).maybe_ready();
-        let deadline = if known.as_ref().is_some_and(is_used_up) {
-            match patience() {
-                // It does not wait, and so the reactor is not asked.
-                Err(libc::EAGAIN) => return attempt(),
-                patience => patience?,
-            }
-        } else {
+        let mut is_tried = !known.as_ref().is_some_and(is_used_up);
+        if is_tried {
             match attempt() {
-                Err(libc::EAGAIN) => patience()?,
+                Err(libc::EAGAIN) => {}
                 answer => return answer,
+            }
+        }
+        let learn = |source: Option<&Rc<Source>>, habit| {
+            if let (Some(source), Some(habit)) = (source, habit) {
+                source.side(direction).habit.set(habit);
             }
         };
         let mut armed = Armed::before(known.clone());
+        let mut patience = Some(patience);
+        let (mut deadline, mut habit) = (None, None);
         loop {
+            if let Some(ask) = patience.take_if(|ask| !armed.has_habit(ask, direction)) {
+                match ask.now() {
+                    (Ok(answer), new) => (deadline, habit) = (answer, new),
+                    (Err(error), new) => {
+                        learn(known.as_ref(), new);
+                        // It does not wait, and so the reactor is not asked.
+                        return match error == libc::EAGAIN && !is_tried {
+                            true => attempt(),
+                            false => Err(error),
+                        };
+                    }
+                }
+            }
             let ended = self.await_source(&mut armed, fd, direction, deadline)?;
+            learn(armed.source(), habit.take());
             match attempt() {
                 // A hub that was busy for long finds the time over, and the
                 // descriptor ready.
-                Err(libc::EAGAIN) if ended != Ended::TimedOut => {}
+                Err(libc::EAGAIN) if ended != Ended::TimedOut => is_tried = true,
                 answer => return answer,
+            }
+            if patience.is_some() {
+                // One wait goes by what is known.
+                learn(known.as_ref(), Some(Habit::default()));
             }
         }
     }
@@ -297,6 +304,20 @@ impl Armed {
         matches!(self, Armed::Before(_))
     }
 
+    /// Whether it is known until when to wait; only of what is trusted for a while.
+    fn has_habit<F>(&self, ask: &Ask<F>, direction: Direction) -> bool
+    where
+        F: FnOnce() -> Result<Option<u64>, Errno>,
+    {
+        match self {
+            Armed::Before(source) => {
+                let is_covered = source.covers(direction.wanted());
+                is_covered && ask.is_needless(source.side(direction).habit.get())
+            }
+            Armed::Not | Armed::Now(_) => false,
+        }
+    }
+
     /// Nothing has happened for a while: it is made sure.
     fn doubt(&mut self) {
         if self.is_trusted() {
@@ -440,110 +461,4 @@ impl Watched {
     fn is_closed(&self) -> bool {
         self.armed.source().is_some_and(|source| source.is_gone())
     }
-}
-
-/// The numbers of foreign descriptors that some hub has armed.
-static ARMED: Numbers = Numbers::new();
-
-/// Where foreign descriptors may be known: all hubs that have a reactor.
-pub(super) fn everywhere() -> &'static Io {
-    static EVERYWHERE: PerProcess<Io> = PerProcess::new();
-    EVERYWHERE.get(Io::of_nobody)
-}
-
-/// Runs `close`, which closes a descriptor number, or makes it another's. Who
-/// waits for it, on whatever hub, gets EBADF.
-#[inline]
-pub(crate) fn closing<R>(fd: RawFd, close: impl FnOnce() -> R) -> R {
-    if ARMED.contains(fd) {
-        forget(fd);
-    }
-    let answer = close();
-    if ARMED.contains(fd) {
-        verify(fd);
-    }
-    answer
-}
-
-/// As `closing`, and if the number is one of our own, the hub whose it is has to
-/// do without.
-#[inline]
-pub(crate) fn replacing<R>(fd: RawFd, replace: impl FnOnce() -> R) -> R {
-    if is_own(fd) {
-        lose(fd);
-    }
-    closing(fd, replace)
-}
-
-/// As `closing`, for all numbers from the first to the last.
-pub(crate) fn closing_range<R>(first: u32, last: u32, close: impl FnOnce() -> R) -> R {
-    ARMED.within(first, last).for_each(forget);
-    let answer = close();
-    ARMED.within(first, last).for_each(verify);
-    answer
-}
-
-#[cold]
-fn forget(fd: RawFd) {
-    if is_borrowed_memory() {
-        return;
-    }
-    let saved = os::errno();
-    ARMED.remove(fd);
-    everywhere().retire(fd);
-    os::set_errno(saved);
-}
-
-/// Somebody has armed it while it was being closed; or this is the next to have
-/// that number, and all is well with it.
-#[cold]
-fn verify(fd: RawFd) {
-    tell_hubs(
-        |hub| hub.verify_source(fd),
-        |shared| shared.push_retired(fd, NOBODY),
-    );
-}
-
-/// Has every hub that has a reactor do something: this thread's at once, and the
-/// others when they come to their notes.
-fn tell_hubs(mine: impl Fn(&Hub), others: impl Fn(&HubShared)) {
-    if is_borrowed_memory() {
-        return;
-    }
-    let _pass = PassThrough::enter();
-    let saved = os::errno();
-    everywhere().for_each_hub(|shared| match Hub::try_current() {
-        Some(hub) if std::ptr::eq(hub.shared_ptr(), Arc::as_ptr(shared)) => mine(hub),
-        _ if shared.is_closed() => {}
-        _ => others(shared),
-    });
-    os::set_errno(saved);
-}
-
-/// Whether this is the child of a `vfork`: what it closes is its own, and stays
-/// open in the parent, whose memory it runs in.
-pub(super) fn is_borrowed_memory() -> bool {
-    static PROCESS: PerProcess<u32> = PerProcess::new();
-    *PROCESS.get(os::process_id) != os::process_id()
-}
-
-#[cold]
-fn lose(fd: RawFd) {
-    tell_hubs(
-        |hub| hub.lose(fd),
-        |shared| {
-            if shared.stands_on(fd) {
-                shared.push_retired(fd, LOST);
-            }
-        },
-    );
-}
-
-/// Many descriptors were closed at once, those that have an owner among them, who
-/// knows nothing of it: everybody who waits for any of them is to try again.
-#[cold]
-pub(crate) fn all_look_again() {
-    tell_hubs(Hub::look_again, |shared| {
-        shared.push_retired(-1, ALL_CLOSED)
-    });
 }

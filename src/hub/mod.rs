@@ -35,7 +35,8 @@
 //! | `switch` | explicit switches, and the values they carry |
 //! | `source` | what the reactor knows of one descriptor: who waits for what of it |
 //! | `io` | "try, else park until ready", for every descriptor |
-//! | `foreign` | the same for descriptors that nobody keeps an account of |
+//! | `foreign`, `ask` | the same for descriptors that nobody keeps an account of; until when to wait |
+//! | `closing` | who is told when one of these is closed |
 //! | `numbers` | the sets of descriptor numbers that are asked at every `close` |
 //! | `own` | the hub's own descriptors, which others may close |
 //! | `quiet` | waits that end with an error where others unwind |
@@ -52,7 +53,9 @@
 //! | `watch` | how other threads see whether a hub goes on |
 
 pub(crate) mod address;
+mod ask;
 mod cell;
+mod closing;
 mod domain;
 mod end;
 mod exclusive;
@@ -106,16 +109,16 @@ use crate::error::SpawnError;
 use crate::sys::pass::PassThrough;
 use crate::sys::{clock, thread_end, threads as os_threads};
 
+pub(crate) use self::ask::{Ask, descriptor_changed};
 pub(crate) use self::cell::{Ended, Handle};
+pub(crate) use self::closing::{all_look_again, closing, closing_range, replacing};
 #[cfg(all(feature = "monkey", not(target_feature = "crt-static")))]
 pub(crate) use self::domain::is_isolated_number;
 pub(crate) use self::domain::{Attachment, WaitsAsThread, isolation};
 pub(crate) use self::end::close_isolated;
 pub use self::end::shutdown;
 pub(crate) use self::exclusive::{Exclusive, Owned, park_releasing};
-pub(crate) use self::foreign::{
-    Ended as WatchEnded, Interest, all_look_again, closing, closing_range, replacing,
-};
+pub(crate) use self::foreign::{Ended as WatchEnded, Interest};
 pub(crate) use self::gate::Gate;
 pub(crate) use self::interrupt::kill_on;
 pub(crate) use self::interrupt::{TimeoutFrame, check_interrupts, kill, throw_kill};

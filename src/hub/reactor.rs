@@ -465,9 +465,9 @@ impl Hub {
             Some(reactor) => reactor,
             none => {
                 let made = Reactor::new(&self.shared.borrow())?;
-                super::foreign::everywhere().add(self);
+                super::closing::everywhere().add(self);
                 // Learns whose process this is, before anybody asks in a `vfork`.
-                let _ = super::foreign::is_borrowed_memory();
+                let _ = super::closing::is_borrowed_memory();
                 none.insert(made)
             }
         };

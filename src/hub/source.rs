@@ -15,6 +15,7 @@
 use std::cell::Cell;
 use std::os::fd::RawFd;
 
+use super::ask::Habit;
 use super::wait::Reason;
 use super::wait_queue::WaitQueue;
 
@@ -72,6 +73,8 @@ pub(super) struct Side {
     /// Urgent data has come: a read that stops at its mark is short, though
     /// there is more behind.
     urgent: Cell<bool>,
+    /// Whether operations are known to wait for ever.
+    pub(super) habit: Cell<Habit>,
 }
 
 impl Side {
@@ -81,6 +84,7 @@ impl Side {
             maybe_ready: Cell::new(true),
             finished: Cell::new(false),
             urgent: Cell::new(false),
+            habit: Cell::default(),
         }
     }
 

@@ -9,7 +9,7 @@ use libc::{sockaddr, socklen_t};
 
 use super::entry::{Answer, Part, hub, interposed, is_any_on, operation_on, raw};
 use super::kernel::{self, Attempt};
-use crate::hub::{Direction, Hub, Quiet};
+use crate::hub::{Ask, Direction, Hub, Quiet};
 use crate::sys::os::Errno;
 use crate::sys::{clock, socket};
 
@@ -70,7 +70,7 @@ unsafe fn connect_parking(
         // What it says of a connection that is on its way, and when the time is over.
         let mut on_its_way = None;
         let patience = || kernel::patience(fd, Some(libc::SO_SNDTIMEO));
-        let answer = hub.until_ready(fd, Direction::Write, patience, || {
+        let answer = hub.until_ready(fd, Direction::Write, Ask::always(patience), || {
             match kernel::without_blocking(fd, call)? {
                 Attempt::Nonblocking(answer) => Ok(answer),
                 Attempt::Blocking(Err(error @ (libc::EINPROGRESS | libc::EALREADY))) => {
@@ -151,7 +151,7 @@ fn accept_parking(
         // Nobody will ever come, and the kernel says why.
         return call();
     }
-    let patience = || kernel::patience(fd, Some(libc::SO_RCVTIMEO));
+    let patience = Ask::always(|| kernel::patience(fd, Some(libc::SO_RCVTIMEO)));
     hub.until_ready(fd, Direction::Read, patience, || {
         if kernel::ready_for(fd, libc::POLLIN) == 0 {
             return Err(libc::EAGAIN);

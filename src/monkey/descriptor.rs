@@ -7,7 +7,9 @@
 //! Nor does anybody close the hub's own descriptors here, who closes all that there
 //! may be: for the calls that close, nothing is open under those numbers.
 
-use std::ffi::{c_int, c_uint, c_ulong};
+use std::ffi::{c_int, c_long, c_uint, c_ulong, c_void};
+
+use libc::socklen_t;
 
 use super::disk;
 use super::entry::{Answer, interposed, is_any_on, raw};
@@ -117,13 +119,50 @@ interposed! {
     fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> c_int {
         // SAFETY: the caller's promise.
         let call = || unsafe { raw!(libc::SYS_ioctl, fd, request as usize, argument) };
-        let answer = match request == libc::FIONBIO as c_ulong && is_told() {
-            true => kernel::between_flags(call),
-            false => call(),
+        let answer = match request {
+            NON_BLOCKING if is_told() => kernel::between_flags(call),
+            _ => call(),
         };
+        look_at(libc::SYS_ioctl, request as usize, 0);
+        answer.answer() as c_int
+    }
+
+    /// Passes through; who waits for a descriptor is told of new timeouts.
+    fn setsockopt(
+        fd: c_int,
+        level: c_int,
+        name: c_int,
+        value: *const c_void,
+        len: socklen_t,
+    ) -> c_int {
+        // SAFETY: the caller's promise.
+        let answer = unsafe { raw!(libc::SYS_setsockopt, fd, level, name, value, len) };
+        look_at(libc::SYS_setsockopt, level as usize, name as usize);
         answer.answer() as c_int
     }
 }
+
+/// Has what is remembered of descriptors forgotten, if a system call that has just been
+/// made may have changed their flags or timeouts. It gets the second argument of the
+/// call, and the third.
+pub(super) fn look_at(number: c_long, second: usize, third: usize) {
+    let changes = match number {
+        libc::SYS_fcntl => second as c_int == libc::F_SETFL,
+        libc::SYS_ioctl => second as c_ulong == NON_BLOCKING,
+        libc::SYS_setsockopt => {
+            second as c_int == libc::SOL_SOCKET && TIMEOUTS.contains(&(third as c_int))
+        }
+        _ => false,
+    };
+    if changes && is_any_on() {
+        hub::descriptor_changed();
+    }
+}
+
+const NON_BLOCKING: c_ulong = libc::FIONBIO as c_ulong;
+
+/// SO_RCVTIMEO and SO_SNDTIMEO, and both for times of 64 bits everywhere.
+const TIMEOUTS: [c_int; 4] = [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO, 66, 67];
 
 /// Whether anybody may have to hear of it. Not from a signal handler, which may
 /// stand in the middle of what would tell them.
@@ -162,12 +201,14 @@ fn is_open(fd: c_int) -> bool {
 unsafe fn control(fd: c_int, command: c_int, argument: usize) -> Result<usize, Errno> {
     // SAFETY: the caller's promise.
     let call = || unsafe { raw!(libc::SYS_fcntl, fd, command, argument) };
-    match command {
+    let answer = match command {
         libc::F_GETFL | libc::F_SETFL if is_told() => kernel::between_flags(call),
         // SAFETY: as above.
         libc::F_SETLKW | libc::F_OFD_SETLKW => unsafe { disk::lock_record(fd, command, argument) },
         _ => call(),
-    }
+    };
+    look_at(libc::SYS_fcntl, command as usize, 0);
+    answer
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use libc::timespec;
 
 use super::as_thread;
+use super::descriptor;
 use super::entry::{self, Answer, Part, interposed, is_on, raw};
 use super::kernel;
 use super::moment::Moment;
@@ -52,7 +53,11 @@ interposed! {
                 FUTEX_WAITV | FUTEX_2_WAIT | FUTEX_2_WAKE | FUTEX_2_REQUEUE | IO_URING_SETUP => {
                     stranger(number, &args)
                 }
-                _ => os::syscall6(number, args),
+                _ => {
+                    let answer = os::syscall6(number, args);
+                    descriptor::look_at(number, b, c);
+                    answer
+                }
             }
         };
         answer.answer() as c_long

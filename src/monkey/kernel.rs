@@ -10,7 +10,7 @@ use std::time::Duration;
 use libc::{iovec, pollfd, sigset_t, timespec};
 
 use super::entry::raw;
-use crate::hub::{Guarded, Monitor};
+use crate::hub::{Ask, Guarded, Monitor};
 use crate::sys::os::{self, Errno};
 use crate::sys::pass::PassThrough;
 use crate::sys::{clock, socket};
@@ -103,6 +103,18 @@ pub(super) fn patience_of_socket(
         return Err(libc::EAGAIN);
     }
     patience(fd, Some(timeout_option))
+}
+
+/// How to ask until when a socket's operation with these flags may wait: some of them
+/// make it another question than that of all others.
+pub(super) fn ask_with<F>(flags: c_int, ask: F) -> Ask<F>
+where
+    F: FnOnce() -> Result<Option<u64>, Errno>,
+{
+    match flags & (libc::MSG_DONTWAIT | libc::MSG_OOB | libc::MSG_ERRQUEUE) {
+        0 => Ask::unless_known(ask),
+        _ => Ask::always(ask),
+    }
 }
 
 /// Whether an operation on the descriptor does not block anyway, or is answered with

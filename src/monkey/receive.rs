@@ -12,7 +12,7 @@ use libc::{MSG_DONTWAIT, mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t, 
 use super::entry::{Answer, Part, hub, interposed, operation_on, raw};
 use super::kernel;
 use super::slices::{MOST, Slices};
-use crate::hub::{Direction, Hub};
+use crate::hub::{Ask, Direction, Hub};
 use crate::sys::clock;
 use crate::sys::os::Errno;
 
@@ -144,13 +144,7 @@ pub(super) unsafe fn receive_parking(
         // What is peeked at stays, and what is urgent is of its own.
         let takes = flags & (libc::MSG_PEEK | libc::MSG_OOB | libc::MSG_ERRQUEUE) == 0;
         let used_up = |got: &usize| takes && *got < len && *got > 0;
-        return hub.until_ready_stream(
-            fd,
-            Direction::Read,
-            || patience(fd, flags),
-            || attempt(0),
-            used_up,
-        );
+        return hub.until_ready_stream(fd, Direction::Read, ask(fd, flags), || attempt(0), used_up);
     }
     all_of(hub, fd, len.min(MOST), flags, attempt)
 }
@@ -173,15 +167,12 @@ fn is_of_its_own(fd: RawFd, flags: c_int) -> bool {
     flags & libc::MSG_OOB != 0 && is_stream && (is_inet || domain == libc::AF_UNIX)
 }
 
-/// Until when a receive may wait.
-///
-/// # Errors
-/// EAGAIN: not at all.
-fn patience(fd: RawFd, flags: c_int) -> Result<Option<u64>, Errno> {
-    match is_of_its_own(fd, flags) {
+/// Until when a receive may wait. EAGAIN: not at all.
+fn ask(fd: RawFd, flags: c_int) -> Ask<impl FnOnce() -> Result<Option<u64>, Errno>> {
+    kernel::ask_with(flags, move || match is_of_its_own(fd, flags) {
         true => Err(libc::EAGAIN),
         false => kernel::patience_of_socket(fd, flags, libc::SO_RCVTIMEO),
-    }
+    })
 }
 
 /// For MSG_WAITALL: calls until so much of a stream has come, or it ends, or
@@ -199,30 +190,24 @@ fn all_of(
     let is_stream = || kernel::socket_option(fd, libc::SO_TYPE) == Ok(libc::SOCK_STREAM);
     let peeks = flags & libc::MSG_PEEK != 0;
     let mut got = 0;
-    let answer = hub.until_ready(
-        fd,
-        Direction::Read,
-        || patience(fd, flags),
-        || {
-            if peeks {
-                // What is peeked at stays, and is seen again with what has come since.
-                got = once(0)?;
-                let is_all = got == 0 || got >= len || !waits_to_peek(fd) || is_at_its_end(fd);
-                return if is_all { Ok(()) } else { Err(libc::EAGAIN) };
-            }
-            if got > 0 && is_over(fd) {
+    let answer = hub.until_ready(fd, Direction::Read, ask(fd, flags), || {
+        if peeks {
+            // What is peeked at stays, and is seen again with what has come since.
+            got = once(0)?;
+            let is_all = got == 0 || got >= len || !waits_to_peek(fd) || is_at_its_end(fd);
+            return if is_all { Ok(()) } else { Err(libc::EAGAIN) };
+        }
+        if got > 0 && is_over(fd) {
+            return Ok(());
+        }
+        loop {
+            let n = once(got)?;
+            got += n;
+            if n == 0 || got >= len || flags & MSG_DONTWAIT != 0 || !is_stream() || is_over(fd) {
                 return Ok(());
             }
-            loop {
-                let n = once(got)?;
-                got += n;
-                if n == 0 || got >= len || flags & MSG_DONTWAIT != 0 || !is_stream() || is_over(fd)
-                {
-                    return Ok(());
-                }
-            }
-        },
-    );
+        }
+    });
     match answer {
         Err(error) if got == 0 => Err(error),
         _ => Ok(got),
@@ -258,7 +243,7 @@ pub(super) unsafe fn message_parking(
     // SAFETY: the caller's promise.
     let attempt = || unsafe { raw!(libc::SYS_recvmsg, fd, message, flags | MSG_DONTWAIT) };
     if flags & libc::MSG_WAITALL == 0 || is_of_its_own(fd, flags) {
-        return hub.until_ready(fd, Direction::Read, || patience(fd, flags), attempt);
+        return hub.until_ready(fd, Direction::Read, ask(fd, flags), attempt);
     }
     if kernel::readable(message as usize, size_of::<msghdr>()).is_err() {
         return attempt();
@@ -318,7 +303,7 @@ unsafe fn messages_parking(
         let answer = hub.until_ready(
             fd,
             Direction::Read,
-            || patience(fd, flags),
+            ask(fd, flags),
             // SAFETY: the caller's promise, of a part of the array.
             || unsafe {
                 raw!(

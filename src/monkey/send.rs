@@ -13,7 +13,7 @@ use libc::{MSG_DONTWAIT, mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t};
 use super::entry::{Answer, Part, hub, interposed, operation_on, raw};
 use super::kernel;
 use super::slices::{MOST, Slices, total_of};
-use crate::hub::{Direction, Hub};
+use crate::hub::{Ask, Direction, Hub};
 use crate::sys::os::Errno;
 
 interposed! {
@@ -127,6 +127,13 @@ pub(super) unsafe fn transmit_parking(
     )
 }
 
+/// Until when a send may wait. EAGAIN: not at all.
+fn ask(fd: RawFd, flags: c_int) -> Ask<impl FnOnce() -> Result<Option<u64>, Errno>> {
+    kernel::ask_with(flags, move || {
+        kernel::patience_of_socket(fd, flags, libc::SO_SNDTIMEO)
+    })
+}
+
 /// Calls until all is sent, of which `sent` has been. `once` gets how much has been,
 /// and the flags; `len` is asked when a part is sent.
 ///
@@ -139,25 +146,20 @@ fn all_of(
     flags: c_int,
     mut once: impl FnMut(usize, c_int) -> Result<usize, Errno>,
 ) -> Result<usize, Errno> {
-    let answer = hub.until_ready(
-        fd,
-        Direction::Write,
-        || kernel::patience_of_socket(fd, flags, libc::SO_SNDTIMEO),
-        || {
-            if sent > 0 && kernel::has_failed(fd) {
+    let answer = hub.until_ready(fd, Direction::Write, ask(fd, flags), || {
+        if sent > 0 && kernel::has_failed(fd) {
+            return Ok(());
+        }
+        loop {
+            // Who has sent a part hears of it, and of a broken pipe by the next call.
+            let quiet = if sent > 0 { libc::MSG_NOSIGNAL } else { 0 };
+            let n = once(sent, flags | MSG_DONTWAIT | quiet)?;
+            sent += n;
+            if n == 0 || sent >= len() || flags & MSG_DONTWAIT != 0 {
                 return Ok(());
             }
-            loop {
-                // Who has sent a part hears of it, and of a broken pipe by the next call.
-                let quiet = if sent > 0 { libc::MSG_NOSIGNAL } else { 0 };
-                let n = once(sent, flags | MSG_DONTWAIT | quiet)?;
-                sent += n;
-                if n == 0 || sent >= len() || flags & MSG_DONTWAIT != 0 {
-                    return Ok(());
-                }
-            }
-        },
-    );
+        }
+    });
     match answer {
         Err(error) if sent == 0 => Err(error),
         _ => Ok(sent),
@@ -217,24 +219,19 @@ unsafe fn messages_parking(
     let count = count.min(libc::UIO_MAXIOV as c_uint);
     let mut done: c_uint = 0;
     while done < count {
-        let answer = hub.until_ready(
-            fd,
-            Direction::Write,
-            || kernel::patience_of_socket(fd, flags, libc::SO_SNDTIMEO),
-            || {
-                let at = messages.wrapping_add(done as usize);
-                // SAFETY: the caller's promise, of a part of the array.
-                unsafe {
-                    raw!(
-                        libc::SYS_sendmmsg,
-                        fd,
-                        at,
-                        count - done,
-                        flags | MSG_DONTWAIT
-                    )
-                }
-            },
-        );
+        let answer = hub.until_ready(fd, Direction::Write, ask(fd, flags), || {
+            let at = messages.wrapping_add(done as usize);
+            // SAFETY: the caller's promise, of a part of the array.
+            unsafe {
+                raw!(
+                    libc::SYS_sendmmsg,
+                    fd,
+                    at,
+                    count - done,
+                    flags | MSG_DONTWAIT
+                )
+            }
+        });
         match answer {
             Ok(0) => break,
             Ok(n) => done += n as c_uint,

@@ -26,7 +26,7 @@ use super::entry::{Answer, Part, hub, interposed, is_on, operation_on, raw};
 use super::kernel;
 use super::slices::{Slices, message_of, room_of, total};
 use super::{receive, send};
-use crate::hub::{Direction, Hub};
+use crate::hub::{Ask, Direction, Hub};
 use crate::sys::os::Errno;
 
 /// After it says that there is room, so much can be written without waiting: to a
@@ -296,7 +296,8 @@ unsafe fn at_once(
         Err(libc::EOPNOTSUPP) => plain(),
         answer => answer,
     };
-    match hub.until_ready(fd, direction, || kernel::patience(fd, None), attempt) {
+    let patience = Ask::unless_known(|| kernel::patience(fd, None));
+    match hub.until_ready(fd, direction, patience, attempt) {
         // It cannot be waited for: it is always ready.
         Err(libc::EPERM) => plain(),
         answer => answer,
@@ -353,7 +354,7 @@ unsafe fn unsocketed_write(
     let answer = hub.until_ready(
         fd,
         Direction::Write,
-        || kernel::patience(fd, None),
+        Ask::unless_known(|| kernel::patience(fd, None)),
         || {
             while written < len {
                 let (at, left) = match written {
