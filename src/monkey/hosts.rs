@@ -15,6 +15,7 @@
 //! thread has made so many calls more.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::mem;
 use std::net::IpAddr;
@@ -28,6 +29,7 @@ use super::real::Real;
 use crate::hub::Hub;
 use crate::offload;
 use crate::sys::os::{self, Errno};
+use crate::sys::pass::PassThrough;
 
 unsafe extern "C" {
     /// Where the calling thread's h_errno is.
@@ -479,9 +481,10 @@ impl Into {
 }
 
 thread_local! {
-    /// Entries in memory of ours, each before what it points to; and the oldest's place.
-    static KEPT_ENTRIES: RefCell<(usize, [Vec<u64>; KEPT])> =
-        const { RefCell::new((0, [const { Vec::new() }; KEPT])) };
+    /// Entries in memory of ours, each before what it points to, the oldest first. Most
+    /// threads have none, and those that are greenlets pay for each byte here.
+    static KEPT_ENTRIES: RefCell<VecDeque<Vec<u64>>> =
+        const { RefCell::new(VecDeque::new()) };
 }
 
 /// The answer of a function that gives a pointer to memory of libc's.
@@ -511,16 +514,17 @@ fn keep(host: &Host) -> *mut hostent {
     let (found, len) = (entry.as_mut_ptr().cast(), mem::size_of_val(buffer));
     // SAFETY: as much room as is said, and words enough for an entry.
     unsafe { host.lay_out(found, buffer.as_mut_ptr().cast(), len) };
-    // Where the thread's own are gone already, this one stays for ever.
-    let stored = KEPT_ENTRIES.try_with(|entries| {
-        let (next, entries) = &mut *entries.borrow_mut();
-        mem::swap(&mut entries[*next], &mut kept);
-        *next = (*next + 1) % KEPT;
+    // Nobody else runs while they are borrowed, though memory is asked for.
+    let _pass = PassThrough::enter();
+    let oldest = KEPT_ENTRIES.try_with(|entries| {
+        let mut entries = entries.borrow_mut();
+        let oldest = (entries.len() == KEPT).then(|| entries.pop_front());
+        entries.push_back(mem::take(&mut kept));
+        oldest
     });
-    match stored {
-        // The one before, when nothing is borrowed any more.
-        Ok(()) => drop(kept),
-        Err(_) => mem::forget(kept),
+    if oldest.is_err() {
+        // The thread's own are gone already: this one stays for ever.
+        mem::forget(kept);
     }
     found
 }
