@@ -4,7 +4,8 @@
 mod common;
 
 use std::cell::{Cell, RefCell};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::io::{Read, Write};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -58,6 +59,44 @@ fn thread_locals_are_private_and_keep_their_values_across_switches() {
     }
     assert_eq!(COUNT.get(), 1);
     assert!(NAMES.with_borrow(Vec::is_empty));
+}
+
+/// One follows the other without a way through the loop, and everybody else has a turn
+/// nevertheless.
+#[test]
+fn isolated_ones_that_only_yield_starve_nobody() {
+    let _watchdog = watchdog();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let turns = Arc::new(AtomicUsize::new(0));
+    let handles: Vec<_> = (0..3)
+        .map(|n| {
+            let (is_over, turns) = (is_over.clone(), turns.clone());
+            spawn_isolated(move || {
+                COUNT.set(n);
+                while !is_over.load(Ordering::Relaxed) {
+                    turns.fetch_add(1, Ordering::Relaxed);
+                    yield_now();
+                    assert_eq!(COUNT.get(), n);
+                }
+            })
+        })
+        .collect();
+    // A light one, a timer, another thread, and one that begins and ends among them.
+    let light = spawn(yield_now);
+    sleep(2 * MS);
+    let (says, hears) = std::os::unix::net::UnixStream::pair().unwrap();
+    let thread = common::os_thread(move || (&says).write_all(b"1").unwrap());
+    let mut hears = greenlet::net::UnixStream::from(hears);
+    hears.read_exact(&mut [0]).unwrap();
+    thread.join().unwrap();
+    assert_eq!(spawn_isolated(|| COUNT.get()).join().unwrap(), 7);
+    light.join().unwrap();
+    let before = turns.load(Ordering::Relaxed);
+    common::until(|| turns.load(Ordering::Relaxed) > before + 1000);
+    is_over.store(true, Ordering::Relaxed);
+    for handle in handles {
+        handle.join().unwrap();
+    }
 }
 
 #[test]

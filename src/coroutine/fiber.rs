@@ -140,15 +140,21 @@ impl Fiber {
         }
     }
 
-    /// As `resume`, on a block of thread-local storage.
+    /// As `resume`, on a block of thread-local storage; then resumes those that `next` names, on theirs. It gets
+    /// the word that the one before has suspended with, and names nobody to end it.
     ///
     /// # Safety
     ///
-    /// As there; and the block is alive, and that on which the fiber has run so far, if it has.
+    /// As there, for each of them; and the block is alive, and that on which the fiber has run so far, if it has.
+    /// `next` uses no thread-local, and does not unwind.
     #[inline]
-    pub(crate) unsafe fn resume_on(&mut self, base: tls::Base) -> Word {
+    pub(crate) unsafe fn resume_on(
+        &mut self,
+        base: tls::Base,
+        next: impl Fn(Word) -> Option<(NonNull<Fiber>, tls::Base)>,
+    ) -> Word {
         // SAFETY: the caller's promise.
-        unsafe { tls::resume_on(self, base) }
+        unsafe { tls::resume_on(self, base, next) }
     }
 
     /// The usable size of the stack.

@@ -73,7 +73,20 @@ pub(crate) trait Attachment: Any {
 
 /// The address of a domain; good for as long as it has members.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct DomainPtr(NonNull<Domain>);
+pub(crate) struct DomainPtr {
+    domain: NonNull<Domain>,
+    /// Here too, beside what else each switch touches: the way through the domain would
+    /// cost two cache lines.
+    base: Base,
+}
+
+impl DomainPtr {
+    /// The thread pointer of its members.
+    #[inline(always)]
+    pub(super) fn base(self) -> Base {
+        self.base
+    }
+}
 
 impl std::ops::Deref for DomainPtr {
     type Target = Domain;
@@ -82,16 +95,11 @@ impl std::ops::Deref for DomainPtr {
     fn deref(&self) -> &Domain {
         // SAFETY: only tasks have such an address, and those of them that have not
         // retired keep the domain; nobody asks the others.
-        unsafe { self.0.as_ref() }
+        unsafe { self.domain.as_ref() }
     }
 }
 
 impl Domain {
-    #[inline(always)]
-    pub(super) fn base(&self) -> Base {
-        self.seat.base()
-    }
-
     pub(super) fn is_owner(&self, task: TaskPtr) -> bool {
         self.owner.get().is_some_and(|owner| owner.ptr() == task)
     }
@@ -176,7 +184,11 @@ impl Hub {
             attachment: OnceCell::new(),
             told: OnceCell::new(),
         });
-        DomainPtr(NonNull::from(Box::leak(domain)))
+        let base = domain.seat.base();
+        DomainPtr {
+            domain: NonNull::from(Box::leak(domain)),
+            base,
+        }
     }
 
     /// A task is to run in the domain.
@@ -199,7 +211,7 @@ impl Hub {
             0 if domain.owner.get().is_some() && !domain.is_ending() => {}
             0 => {
                 // SAFETY: it was leaked by `make_domain`, and had this last member.
-                drop(unsafe { Box::from_raw(domain.0.as_ptr()) });
+                drop(unsafe { Box::from_raw(domain.domain.as_ptr()) });
             }
             1 => {
                 domain.alone.wake_all();

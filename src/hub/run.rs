@@ -14,11 +14,14 @@
 //!           keeps neither timers nor I/O nor other threads waiting
 //! ```
 
+use std::ptr::NonNull;
+
 use super::domain::DomainPtr;
 use super::slab::Key;
 use super::task::{self, State, TaskPtr};
 use super::wait::{Kind, Waiter};
 use super::{Hub, TimerTarget, address, interrupt, report};
+use crate::coroutine::tls::Base;
 use crate::coroutine::{Fiber, Suspender, Word};
 use crate::sys::clock;
 use crate::sys::panics::PanicCount;
@@ -207,7 +210,7 @@ impl Hub {
         self.count_turn();
         let mut next = first;
         loop {
-            let Some(task) = next.or_else(|| self.queue.first()) else {
+            let Some(mut task) = next.or_else(|| self.queue.first()) else {
                 self.idle();
                 continue;
             };
@@ -221,7 +224,12 @@ impl Hub {
                     None if task == self.main() => return self.keep_sentinel(),
                     none => match task.domain {
                         None => none.insert(self.take_fiber(task)).resume(),
-                        Some(domain) => self.resume_isolated(task, domain),
+                        Some(domain) => {
+                            let word = self.resume_isolated(task, domain);
+                            // Of several in a row, the last.
+                            task = self.current();
+                            word
+                        }
                     },
                 }
             };
@@ -235,7 +243,8 @@ impl Hub {
         }
     }
 
-    /// As the loop resumes others, on the thread-locals of its domain.
+    /// As the loop resumes others, on the thread-locals of its domain; and those who come
+    /// next, on theirs, as long as nothing else is to be done. The last one is current.
     ///
     /// # Safety
     /// As for `Fiber::resume`, and the task's domain is alive.
@@ -247,8 +256,25 @@ impl Hub {
                 Some(fiber) => fiber,
                 none => none.insert(self.take_fiber(task)),
             };
-            fiber.resume_on(domain.base())
+            fiber.resume_on(domain.base(), |word| self.next_isolated(word))
         }
+    }
+
+    /// Who follows an isolated task, if it is another one and there is nothing else to do:
+    /// it has its stack, and the hub need not look around yet. It is current from here on.
+    ///
+    /// This runs on the thread-locals of the one before, and uses none.
+    #[inline(always)]
+    fn next_isolated(&self, word: Word) -> Option<(NonNull<Fiber>, Base)> {
+        let next = TaskPtr(word?.cast());
+        let base = next.domain?.base();
+        // SAFETY: as in `run`.
+        let fiber = unsafe { (*next.isolated.get()).as_mut() }?;
+        if !self.pulse.count_turn_within() {
+            return None;
+        }
+        self.current.set(next);
+        Some((NonNull::from(fiber), base))
     }
 
     /// A stack for a task that starts. Whatever that calls must not park here, on the

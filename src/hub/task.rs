@@ -154,6 +154,11 @@ pub(crate) struct Task {
     /// The stack it runs on, from its start to its end, if it runs on the OS thread's
     /// thread-locals.
     pub(crate) fiber: UnsafeCell<Option<Fiber>>,
+    /// Whose thread-locals it runs on: the OS thread's, if none.
+    pub(super) domain: Option<DomainPtr>,
+    /// The stack it runs on, if these are others. Apart, so that the loop need not ask
+    /// of each greenlet which they are.
+    pub(super) isolated: UnsafeCell<Option<Fiber>>,
     pub(crate) state: Cell<State>,
     pub(crate) interrupts: Cell<u8>,
     /// The body has ended and its result is there. The greenlet itself goes on
@@ -181,11 +186,6 @@ pub(crate) struct Task {
     pub(crate) waiter: Cell<*const Waiter>,
     /// What the explicit switch in progress waits with; good while `Switched`.
     pub(crate) landing: Cell<*const Head>,
-    /// Whose thread-locals it runs on: the OS thread's, if none.
-    pub(super) domain: Option<DomainPtr>,
-    /// The stack it runs on, if these are others. Apart, so that the loop need not ask
-    /// of each greenlet which they are.
-    pub(super) isolated: UnsafeCell<Option<Fiber>>,
     // Then what only its beginning, its end and the curious touch.
     pub(crate) vtable: &'static VTable,
     /// Counted references; the hub's own, until the end, is one of them.

@@ -64,6 +64,17 @@ impl Pulse {
         left
     }
 
+    /// A turn is over, unless it is the last of the round: that is left to `count_turn`,
+    /// and the answer is false.
+    #[inline(always)]
+    pub(super) fn count_turn_within(&self) -> bool {
+        let left = self.left.load(Ordering::Relaxed) - 1;
+        if left > 0 {
+            self.left.store(left, Ordering::Relaxed);
+        }
+        left > 0
+    }
+
     /// A round is over, after 61 turns or before.
     pub(super) fn begin_round(&self) {
         let rounds = self.rounds.load(Ordering::Relaxed) + 1;

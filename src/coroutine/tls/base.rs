@@ -6,11 +6,16 @@
 //! register, nor be inlined into it. There are two such functions, both here:
 //!
 //! ```text
-//!   resume_on:   fs = block; switch to the greenlet's stack … and back; fs = home
+//!   resume_on:   fs = block; switch to the greenlet's stack … and back; who is next?
+//!                fs = its block; switch to its stack        … and back; who is next?
+//!                …                                          nobody, or who has no block
+//!                fs = home
 //!   on_base:     fs = base;  call a function that is passed by pointer; fs = before
 //! ```
 //!
-//! Between the two changes stands nothing that allocates, panics, or unwinds.
+//! Between the first change and the last stands nothing that allocates, panics, or
+//! unwinds. To set the register costs more than all the rest of a switch: therefore
+//! who has a block follows another one who has without a way home in between.
 //!
 //! A signal handler that runs in between finds one block or the other, whole.
 
@@ -49,24 +54,36 @@ pub(crate) fn current() -> Base {
     }
 }
 
-/// Resumes a fiber on a block, as [`Fiber::resume`].
+/// Resumes a fiber on a block, as [`Fiber::resume`], and those that `next` names, on
+/// theirs; it gets the word of the one before.
 ///
 /// # Safety
-/// As there; the block is alive, and what runs on the fiber has run on it, or not at
-/// all, before.
+/// As there, for all of them; the blocks are alive, and what runs on a fiber has run on
+/// its block, or not at all, before. `next` uses no thread-local, and does not unwind.
 #[inline(never)]
-pub(crate) unsafe fn resume_on(fiber: &mut Fiber, base: Base) -> Word {
+pub(crate) unsafe fn resume_on(
+    fiber: &mut Fiber,
+    base: Base,
+    next: impl Fn(Word) -> Option<(NonNull<Fiber>, Base)>,
+) -> Word {
     let home = current();
-    // SAFETY: the block is alive and initialised. What stands between the two uses
-    // no thread-local: see above.
+    let (mut fiber, mut base) = (NonNull::from(fiber), base);
+    // SAFETY: the blocks are alive and initialised. What stands between the first change
+    // and the last uses no thread-local: see above.
     unsafe {
-        set(base);
-        let word = fiber.resume();
-        // It would have suspended in the middle of `on_base`, whose caller has promised
-        // not to. To look costs a cache line of the block.
-        if cfg!(debug_assertions) && current() != base {
-            lost();
-        }
+        let word = loop {
+            set(base);
+            let word = fiber.as_mut().resume();
+            // It would have suspended in the middle of `on_base`, whose caller has promised
+            // not to. To look costs a cache line of the block.
+            if cfg!(debug_assertions) && current() != base {
+                lost();
+            }
+            match next(word) {
+                Some(following) => (fiber, base) = following,
+                None => break word,
+            }
+        };
         set(home);
         word
     }
