@@ -6,6 +6,7 @@
 //! cargo run --release -p greenlet-benches --bin threads switch     # one of
 //! cargo run --release -p greenlet-benches --bin threads spawn      #
 //! cargo run --release -p greenlet-benches --bin threads echo       #   these
+//! cargo run --release -p greenlet-benches --bin threads park [GREENLETS]
 //! cargo run --release -p greenlet-benches --bin threads hold [CONNECTIONS]
 //! cargo run --release -p greenlet-benches --bin threads hubs [MICROSECONDS]
 //! ```
@@ -15,6 +16,7 @@
 //! | `switch` | a yield of 2, 10 and 1,000 isolated greenlets, beside that of light ones |
 //! | `spawn` | one thread spawned and joined after the other, and 1,000 at a time |
 //! | `echo` | processor time for a request of 64 bytes, at 64 and 1,000 connections, with a thread for each |
+//! | `park` | what 100,000 of them cost in memory, as `std::thread::spawn` makes them and as `spawn_isolated` does |
 //! | `hold` | 10,000 connections, and one OS thread |
 //! | `hubs` | requests a second that need 100 µs of computing, by one and by two further hubs |
 //!
@@ -25,6 +27,8 @@ use std::hint::black_box;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
@@ -47,12 +51,16 @@ fn main() -> ExitCode {
             switch();
             spawn();
             echo();
+            park(100_000);
             hold(10_000);
             hubs(100);
         }
         ["switch"] => switch(),
         ["spawn"] => spawn(),
         ["echo"] => echo(),
+        ["park"] => park(100_000),
+        ["park", count] => park(count.parse().expect("a number")),
+        ["--park", how, count] => park_as(how, count.parse().expect("a number")),
         ["hold"] => hold(10_000),
         ["hold", connections] => hold(connections.parse().expect("a number")),
         ["hubs"] => hubs(100),
@@ -60,7 +68,7 @@ fn main() -> ExitCode {
         ["--serve", how, work] => serve(how, work.parse().expect("a number")),
         _ => {
             eprintln!(
-                "usage: threads [switch | spawn | echo | hold [CONNECTIONS] | hubs [MICROSECONDS]]"
+                "usage: threads [switch | spawn | echo | park [GREENLETS] | hold [CONNECTIONS] | hubs [MICROSECONDS]]"
             );
             return ExitCode::FAILURE;
         }
@@ -140,6 +148,55 @@ fn spawn() {
             median(&ratios)
         );
     }
+}
+
+/// Memory, each way in a process of its own.
+fn park(count: usize) {
+    for how in ["thread", "isolated"] {
+        let child = Command::new("/proc/self/exe")
+            .args(["--park", how, &count.to_string()])
+            .env("GREENLET_WATCHDOG", "off")
+            .status();
+        assert!(child.expect("cannot start").success());
+    }
+}
+
+fn park_as(how: &str, count: usize) {
+    Patch::new().apply().expect("cannot patch");
+    thread::spawn(|| ()).join().expect("it does not panic");
+    let memory = || ["VmRSS", "VmPTE"].map(proc::status_kib);
+    let begun = Arc::new(AtomicUsize::new(0));
+    let begin = {
+        let begun = Arc::clone(&begun);
+        move || {
+            begun.fetch_add(1, Ordering::Relaxed);
+            loop {
+                thread::park();
+            }
+        }
+    };
+    let before = memory();
+    for at in 0..count {
+        let begin = begin.clone();
+        match how {
+            "thread" => drop(thread::spawn(begin)),
+            _ => drop(greenlet::spawn_isolated(begin)),
+        }
+        // So that they start one after the other, as connections would come.
+        if at % 1000 == 999 {
+            greenlet::yield_now();
+        }
+    }
+    while begun.load(Ordering::Relaxed) < count {
+        greenlet::yield_now();
+    }
+    let after = memory();
+    let [resident, tables] =
+        [0, 1].map(|at| (after[at] - before[at]) as f64 * 1024.0 / count as f64);
+    println!(
+        "{count} parked, {how}: {resident:.0} bytes resident each, {tables:.0} of page tables"
+    );
+    std::process::exit(0);
 }
 
 /// A server's process.
