@@ -467,6 +467,7 @@ fn values(name: &str, flags: &[&str]) -> Option<(c_int, c_int)> {
     // SAFETY: stored below, with this type.
     let add = || unsafe { std::mem::transmute::<usize, Add>(ADD.load(Ordering::Relaxed)) };
     ADD.store(0, Ordering::Relaxed);
+    common::spoil_heap();
     let early = spawn_isolated(move || {
         while ADD.load(Ordering::Relaxed) == 0 {
             sleep(MS);
@@ -580,7 +581,7 @@ fn one_after_the_other_they_leave_nothing_behind() {
             assert_eq!(handle.join().unwrap(), 1);
         };
         // SAFETY: no preconditions.
-        let in_use = || unsafe { libc::mallinfo2() }.uordblks;
+        let in_use = || unsafe { libc::mallinfo() }.uordblks as u32 as usize;
         (0..10_000).for_each(|_| run());
         let _ = (in_use(), common::resident_kib());
         let before = (in_use(), common::resident_kib());

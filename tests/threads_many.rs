@@ -42,7 +42,7 @@ thread_local! {
 /// Rust's bytes, malloc's bytes, resident KiB, mapped KiB.
 fn in_use() -> [usize; 4] {
     // SAFETY: no preconditions.
-    let malloc = unsafe { libc::mallinfo2() }.uordblks;
+    let malloc = unsafe { libc::mallinfo() }.uordblks as u32 as usize;
     let rust = ALLOCATOR.0.load(Ordering::Relaxed);
     [rust, malloc, resident_kib(), proc_status("VmSize:")]
 }

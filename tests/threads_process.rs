@@ -445,6 +445,7 @@ const VARIABLE: &str = "static __thread int v = 42; int add(int n) { return v +=
 fn values(name: &str, flags: &[&str]) -> Option<(c_int, c_int)> {
     type Add = extern "C" fn(c_int) -> c_int;
     let (says, hears) = mpsc::channel::<Add>();
+    common::spoil_heap();
     let early = thread::spawn(move || {
         COUNT.set(1);
         // Without a compiler nothing comes.

@@ -36,7 +36,6 @@
 
 mod blocked;
 mod demangle;
-mod elf;
 mod symbols;
 mod watchdog;
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::blocked::Frame;
 use super::demangle::demangle;
-use super::elf;
+use crate::sys::elf;
 use crate::sys::objects::{self, Object};
 
 /// Functions that stand under the body of every greenlet, and of every thread of

@@ -4,6 +4,7 @@
 #[cfg(feature = "process")]
 pub(crate) mod child;
 pub(crate) mod clock;
+pub(crate) mod elf;
 pub(crate) mod eventfd;
 pub(crate) mod fork;
 pub(crate) mod futex;

@@ -14,12 +14,19 @@ pub(crate) struct Object {
     pub(crate) base: usize,
     /// Where its code is in memory.
     code: Vec<Range<usize>>,
+    /// Where all of it is.
+    memory: Vec<Range<usize>>,
 }
 
 impl Object {
     /// Whether its code is at that address.
     pub(crate) fn contains(&self, address: usize) -> bool {
         self.code.iter().any(|code| code.contains(&address))
+    }
+
+    /// Whether it has anything at that address: code, or data.
+    pub(crate) fn has(&self, address: usize) -> bool {
+        self.memory.iter().any(|part| part.contains(&address))
     }
 }
 
@@ -48,17 +55,21 @@ unsafe extern "C" fn enter(
         let objects = &mut *data.cast::<Vec<Object>>();
         (info.dlpi_addr as usize, name, headers, objects)
     };
-    let is_code = |header: &&libc::Elf64_Phdr| {
-        header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_X != 0
+    let parts = |flags| {
+        let loaded = headers.iter().filter(move |header| {
+            header.p_type == libc::PT_LOAD && header.p_flags & flags == flags
+        });
+        let range = |header: &libc::Elf64_Phdr| {
+            let start = base.wrapping_add(header.p_vaddr as usize);
+            start..start.wrapping_add(header.p_memsz as usize)
+        };
+        loaded.map(range).collect()
     };
-    let code = headers.iter().filter(is_code).map(|header| {
-        let start = base.wrapping_add(header.p_vaddr as usize);
-        start..start.wrapping_add(header.p_memsz as usize)
-    });
     objects.push(Object {
         path: OsStr::from_bytes(name.to_bytes()).into(),
         base,
-        code: code.collect(),
+        code: parts(libc::PF_X),
+        memory: parts(0),
     });
     0
 }

@@ -161,7 +161,7 @@ impl CLibrary {
         );
         std::fs::write(&code, source).unwrap();
         let mut cc = Command::new("cc");
-        cc.args(["-shared", "-fPIC", "-O1", "-o"])
+        cc.args(["-shared", "-fPIC", "-pthread", "-O1", "-o"])
             .arg(&library)
             .arg(&code)
             .args(options);

@@ -216,6 +216,12 @@ pub fn fork(body: impl FnOnce() -> i32) -> i32 {
     }
 }
 
+/// Leaves rubbish where malloc finds memory next.
+pub fn spoil_heap() {
+    let spoilt: Vec<Vec<u8>> = (512..8192).step_by(16).map(|len| vec![0xaa; len]).collect();
+    drop(std::hint::black_box(spoilt));
+}
+
 /// Waits for a child process; blocks the thread.
 pub fn reap(child: i32) -> i32 {
     assert!(child > 0, "fork failed");

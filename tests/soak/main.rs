@@ -280,7 +280,7 @@ impl Memory {
         Memory {
             allocated: ALLOCATOR.in_use(),
             // SAFETY: no preconditions.
-            malloc: unsafe { libc::mallinfo2() }.uordblks,
+            malloc: unsafe { libc::mallinfo() }.uordblks as u32 as usize,
             resident_kib: resident_kib(),
             mapped_kib: proc_status("VmSize:"),
             descriptors,

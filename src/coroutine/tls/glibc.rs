@@ -25,6 +25,8 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use super::base::{Base, find_instruction};
+use super::memory::{Memory, Shape};
+use super::symbols::symbol;
 use super::{current, keys};
 use crate::error::IsolationError;
 use crate::sys::pass::PassThrough;
@@ -43,8 +45,9 @@ const WORD: usize = size_of::<usize>();
 
 /// All that has been found.
 pub(super) struct Glibc {
-    pub(super) allocate: unsafe extern "C" fn(*mut c_void) -> *mut c_void,
-    pub(super) deallocate: unsafe extern "C" fn(*mut c_void, bool),
+    allocate: unsafe extern "C" fn(*mut c_void) -> *mut c_void,
+    deallocate: unsafe extern "C" fn(*mut c_void, bool),
+    shape: Shape,
     pub(super) ctype_init: unsafe extern "C" fn(),
     pub(super) call_tls_dtors: unsafe extern "C" fn(),
     /// The keys of the process: see `keys`.
@@ -88,12 +91,36 @@ impl Glibc {
         FOUND.get()?.as_ref().ok()
     }
 
-    /// Makes of a block that `allocate` has returned one of a thread that has just
-    /// started.
+    /// Makes a block, as of a thread that has just started; none if there is no memory.
+    pub(super) fn make(&self, tid: u32) -> Option<(Memory, Base)> {
+        let (mut memory, base) = Memory::new(self.shape)?;
+        // SAFETY: called as glibc's `pthread_create` does for a thread of its own, whose
+        // block is on its stack.
+        if unsafe { (self.allocate)(base.as_ptr().cast()) }.is_null() {
+            // SAFETY: nobody has used it.
+            unsafe { memory.free() };
+            return None;
+        }
+        // SAFETY: the block is fresh, and nobody runs on it.
+        unsafe { self.initialise(base, tid) };
+        Some((memory, base))
+    }
+
+    /// Frees what `make` has made.
     ///
     /// # Safety
+    /// Nobody uses the block, or refers to it.
+    pub(super) unsafe fn free(&self, memory: &mut Memory, base: Base) {
+        // SAFETY: the caller's promise; glibc frees what it has added to it.
+        unsafe {
+            (self.deallocate)(base.as_ptr().cast(), false);
+            memory.free();
+        }
+    }
+
+    /// # Safety
     /// Nobody uses the block.
-    pub(super) unsafe fn initialise(&self, base: Base, tid: u32) {
+    unsafe fn initialise(&self, base: Base, tid: u32) {
         let to = base.as_ptr();
         // SAFETY: all offsets were seen to lie within the blocks of threads, of which
         // this has the shape, and whole words are aligned.
@@ -156,18 +183,25 @@ fn find() -> Result<Glibc, IsolationError> {
             )?),
         )
     };
-    let keys = symbol(c"__pthread_keys")?.cast_const().cast();
+    let keys: *const keys::Key = symbol(c"__pthread_keys")?.cast_const().cast();
     let size = number(c"_thread_db_sizeof_pthread")?;
     let tid = field(c"_thread_db_pthread_tid", 4)?;
     let specific = field(c"_thread_db_pthread_specific", WORD * keys::PLACES)?;
     verify_keys()?;
+    // SAFETY: they have that shape, and memory of glibc's is there.
+    if !unsafe { keys::are_at(keys) } {
+        return Err(unverified("__pthread_keys"));
+    }
     let cpu = cpu_number();
 
     let segment = libc_segment()?;
     let thread = look_at_a_thread(&segment, size)?;
+    // SAFETY: these are the two functions.
+    let noted = unsafe { noted(allocate, deallocate, size) }?;
     let found = Glibc {
         allocate,
         deallocate,
+        shape: Shape::new(size, thread.pointer.wrapping_sub(thread.first_frame), noted)?,
         ctype_init,
         call_tls_dtors,
         keys,
@@ -181,17 +215,6 @@ fn find() -> Result<Glibc, IsolationError> {
     thread.verify(&found)?;
     try_out(&found)?;
     Ok(found)
-}
-
-fn symbol(name: &'static CStr) -> Result<*mut c_void, IsolationError> {
-    // SAFETY: the name is a string with its end.
-    let address = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
-    match address.is_null() {
-        true => Err(IsolationError::MissingSymbol {
-            symbol: name.to_str().unwrap_or_default(),
-        }),
-        false => Ok(address),
-    }
 }
 
 fn unverified(what: &'static str) -> IsolationError {
@@ -310,6 +333,8 @@ fn libc_segment() -> Result<Segment, IsolationError> {
 /// What was seen in a thread that has just been started.
 struct Thread {
     pointer: usize,
+    /// Where the stack is that the function has been called on.
+    first_frame: usize,
     id: u32,
     segment_offset: isize,
     segment: Vec<usize>,
@@ -344,6 +369,7 @@ fn look_at_a_thread(segment: &Segment, size: usize) -> Result<Thread, IsolationE
         let thread = unsafe { &mut *thread.cast::<Thread>() };
         let pointer = current().as_ptr();
         thread.pointer = pointer as usize;
+        thread.first_frame = &raw const pointer as usize;
         // SAFETY: gettid has no preconditions.
         thread.id = unsafe { libc::syscall(libc::SYS_gettid) } as u32;
         copy(pointer, &mut thread.before);
@@ -366,6 +392,7 @@ fn look_at_a_thread(segment: &Segment, size: usize) -> Result<Thread, IsolationE
     }
     let mut thread = Thread {
         pointer: 0,
+        first_frame: 0,
         id: 0,
         segment_offset: segment.offset,
         segment: vec![0; segment.words],
@@ -382,6 +409,28 @@ fn look_at_a_thread(segment: &Segment, size: usize) -> Result<Thread, IsolationE
         libc::pthread_join(handle, std::ptr::null_mut());
     }
     Ok(thread)
+}
+
+/// How far below a block its memory begins, if that is what glibc notes behind it.
+///
+/// # Safety
+/// These are glibc's functions; a block's `struct pthread` has so many bytes.
+unsafe fn noted(
+    allocate: unsafe extern "C" fn(*mut c_void) -> *mut c_void,
+    deallocate: unsafe extern "C" fn(*mut c_void, bool),
+    size: usize,
+) -> Result<usize, IsolationError> {
+    // SAFETY: the caller's promise. Behind a block is as much memory as it needed for its
+    // alignment, and a word more.
+    unsafe {
+        let block = allocate(std::ptr::null_mut()).cast::<u8>();
+        if block.is_null() {
+            return Err(IsolationError::OutOfMemory);
+        }
+        let start = block.add(size).cast::<usize>().read_unaligned();
+        deallocate(block.cast(), true);
+        Ok((block as usize).wrapping_sub(start))
+    }
 }
 
 impl Thread {
@@ -492,15 +541,12 @@ fn try_out(found: &Glibc) -> Result<(), IsolationError> {
         unsafe { (*seen.cast::<Seen>()).upper = libc::toupper(c_int::from(b'g')) }
     }
 
+    let (mut memory, base) = found
+        .make(u32::MAX >> 2)
+        .ok_or(IsolationError::OutOfMemory)?;
     // SAFETY: see `TlsBlock::new`, which does the same. Nothing has run on the block
     // when it is freed but these functions, which leave nothing behind.
     unsafe {
-        let base = (found.allocate)(std::ptr::null_mut());
-        let Some(base) = std::ptr::NonNull::new(base) else {
-            return Err(IsolationError::OutOfMemory);
-        };
-        let base = Base::new(base.cast());
-        found.initialise(base, u32::MAX >> 2);
         let mut seen = Seen::default();
         let before = os::errno();
         super::on_base(base, look, (&raw mut seen).cast());
@@ -512,7 +558,7 @@ fn try_out(found: &Glibc) -> Result<(), IsolationError> {
         }
         super::on_base(base, start, found.ctype_init as *mut c_void);
         super::on_base(base, with_locale, (&raw mut seen).cast());
-        (found.deallocate)(base.as_ptr().cast(), true);
+        found.free(&mut memory, base);
 
         let checks = [
             (seen.base == base.address(), "the thread pointer"),

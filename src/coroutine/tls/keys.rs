@@ -30,11 +30,36 @@ pub(super) struct Value {
     data: *mut c_void,
 }
 
-/// A key, in glibc's shape.
+/// A key, in glibc's shape. It is in use if `seq` is odd.
 #[repr(C)]
 pub(super) struct Key {
     seq: usize,
     destructor: Option<unsafe extern "C" fn(*mut c_void)>,
+}
+
+/// Whether the keys of the process are there: one that is made is found among them.
+///
+/// # Safety
+/// As many keys lie there as there are places.
+pub(super) unsafe fn are_at(keys: *const Key) -> bool {
+    unsafe extern "C" fn destructor(_: *mut c_void) {}
+    let mut made = 0;
+    // SAFETY: the variable is live, and the destructor takes whatever is set.
+    if unsafe { libc::pthread_key_create(&mut made, Some(destructor)) } != 0 {
+        return false;
+    }
+    let is_there = (made as usize) < PLACES * PLACES && {
+        // SAFETY: the caller's promise.
+        let found = unsafe { keys.add(made as usize).read_volatile() };
+        let ours: unsafe extern "C" fn(*mut c_void) = destructor;
+        found.seq % 2 == 1
+            && found
+                .destructor
+                .is_some_and(|it| it as usize == ours as usize)
+    };
+    // SAFETY: it was made, and no thread has set a value.
+    unsafe { libc::pthread_key_delete(made) };
+    is_there
 }
 
 /// Runs the destructors of the values on the caller's block, in the order of the keys,

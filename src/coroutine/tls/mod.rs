@@ -5,7 +5,7 @@
 //! (the register `fs`) says whose it is:
 //!
 //! ```text
-//!      one allocation of `_dl_allocate_tls`                fs
+//!      memory of ours, filled by `_dl_allocate_tls`        fs
 //!   ┌─────────────┬──────────────┬──────────────────┬──────▼─────────────────────┐
 //!   │ room for    │ libc.so:     │ the executable:  │ `struct pthread`           │
 //!   │ libraries   │ errno,       │ the hub's        │  00 self, 08 dtv, 10 self  │
@@ -42,14 +42,16 @@
 mod base;
 mod glibc;
 mod keys;
+mod memory;
+mod symbols;
 
 use std::ffi::c_void;
 use std::ops::RangeInclusive;
-use std::ptr::NonNull;
 
 pub(super) use self::base::resume_on;
 pub(crate) use self::base::{Base, current, on_base};
 use self::glibc::Glibc;
+use self::memory::Memory;
 use crate::error::IsolationError;
 
 /// A block of thread-local storage, initialised as for a new thread.
@@ -59,6 +61,7 @@ use crate::error::IsolationError;
 /// may anything run on it.
 pub(crate) struct TlsBlock {
     base: Base,
+    memory: Memory,
     glibc: &'static Glibc,
 }
 
@@ -95,17 +98,12 @@ impl TlsBlock {
     /// lives has it, and no thread ever will.
     pub(crate) fn new(tid: u32) -> Result<TlsBlock, IsolationError> {
         let glibc = Glibc::get()?;
-        // SAFETY: called as glibc's `pthread_create` does for a thread of its own.
-        let base = unsafe { (glibc.allocate)(std::ptr::null_mut()) };
-        let Some(base) = NonNull::new(base) else {
-            return Err(IsolationError::OutOfMemory);
-        };
+        let (memory, base) = glibc.make(tid).ok_or(IsolationError::OutOfMemory)?;
         let block = TlsBlock {
-            base: Base::new(base.cast()),
+            base,
+            memory,
             glibc,
         };
-        // SAFETY: the block is fresh, and nobody runs on it.
-        unsafe { glibc.initialise(block.base, tid) };
         // SAFETY: it is initialised, and `start` does not unwind.
         unsafe { on_base(block.base, start, std::ptr::null_mut()) };
         Ok(block)
@@ -155,13 +153,13 @@ pub(crate) unsafe fn run_down() {
 impl Drop for TlsBlock {
     fn drop(&mut self) {
         debug_assert!(current() != self.base, "a block is freed by who runs on it");
-        // SAFETY: it came from `allocate`, and nobody runs on it. The number of no thread
+        // SAFETY: it was made, and nobody runs on it. The number of no thread
         // tells glibc, for as long as nobody else uses this memory, that the thread that
         // somebody asks for has been joined already.
         unsafe {
             let tid = self.base.as_ptr().add(self.glibc.tid);
             tid.cast::<u32>().write_volatile(u32::MAX);
-            (self.glibc.deallocate)(self.base.as_ptr().cast(), true);
+            self.glibc.free(&mut self.memory, self.base);
         }
     }
 }

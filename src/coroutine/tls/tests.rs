@@ -126,7 +126,7 @@ fn a_block_that_was_freed_leaves_nothing_behind() {
     // Other tests allocate meanwhile, but not a hundred thousand times as much.
     let in_use = || {
         // SAFETY: no preconditions.
-        unsafe { libc::mallinfo2() }.uordblks as isize
+        unsafe { libc::mallinfo() }.uordblks as isize
     };
     let before = in_use();
     (0..20_000).for_each(|_| round());

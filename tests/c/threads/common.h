@@ -29,14 +29,14 @@ struct section {
         int answer_ = (call);                                             \
         if (answer_ != 0) {                                               \
             dprintf(2, "%s:%d: %s: %s\n", __FILE__, __LINE__, #call,      \
-                    strerrorname_np(answer_));                            \
+                    strerror(answer_));                            \
             abort();                                                      \
         }                                                                 \
     } while (0)
 
 /* What such a function answers, by its name. */
 static inline const char *word(int answer) {
-    return answer == 0 ? "0" : strerrorname_np(answer);
+    return answer == 0 ? "0" : strerror(answer);
 }
 
 /* Set from outside: counts the threads that the kernel knows of. */

@@ -1,4 +1,4 @@
-//! Reads the names of functions from an ELF file: from `.symtab`, which every
+//! Reads names and addresses from an ELF file: from `.symtab`, which every
 //! program has that was not stripped, else from `.dynsym`, which has what a shared
 //! object gives to others.
 //!
@@ -11,6 +11,7 @@
 //! The file may be anything: nothing in it is trusted, and what does not fit is an
 //! error, or no name.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Error, ErrorKind};
 use std::os::unix::fs::FileExt;
@@ -21,20 +22,23 @@ const SECTION: usize = 64;
 const SYMBOL: usize = 24;
 const SYMTAB: u32 = 2;
 const DYNSYM: u32 = 11;
-const KINDS: [u8; 3] = [0, 2, 10]; // none, function, indirect function
+const FUNCTIONS: &[u8] = &[0, 2, 10]; // none, function, indirect function
+const ANYTHING: &[u8] = &[0, 1, 2]; // none, data, function
 /// Symbols that are read at once.
 const BATCH: usize = 4096;
 /// Longer names are cut off.
 const LONGEST: usize = 1024;
+/// More bytes of names than this are not read at once.
+const MOST_NAMES: u64 = 1 << 24;
 
 /// The names of the functions at these addresses of the file, where it has them.
-pub(super) fn function_names(path: &Path, addresses: &[usize]) -> io::Result<Vec<Option<String>>> {
+pub(crate) fn function_names(path: &Path, addresses: &[usize]) -> io::Result<Vec<Option<String>>> {
     let file = File::open(path)?;
     let Some((symbols, strings)) = tables(&file)? else {
         return Ok(vec![None; addresses.len()]);
     };
     let mut best: Vec<Option<Symbol>> = vec![None; addresses.len()];
-    each_symbol(&file, &symbols, |symbol| {
+    each_symbol(&file, &symbols, FUNCTIONS, |symbol| {
         for (&address, best) in addresses.iter().zip(&mut best) {
             let address = address as u64;
             let fits = symbol.address <= address
@@ -53,6 +57,27 @@ pub(super) fn function_names(path: &Path, addresses: &[usize]) -> io::Result<Vec
                 .transpose()
         })
         .collect()
+}
+
+/// Where the file has what is called so; within it, as a function or data.
+pub(crate) fn address_of(path: &Path, name: &CStr) -> io::Result<Option<usize>> {
+    let file = File::open(path)?;
+    let Some((symbols, strings)) = tables(&file)? else {
+        return Ok(None);
+    };
+    if strings.size > MOST_NAMES {
+        return Err(Error::from(ErrorKind::InvalidData));
+    }
+    let mut names = vec![0; strings.size as usize];
+    file.read_exact_at(&mut names, strings.offset)?;
+    let mut found = None;
+    each_symbol(&file, &symbols, ANYTHING, |symbol| {
+        let rest = names.get(symbol.name as usize..);
+        if rest.is_some_and(|rest| rest.starts_with(name.to_bytes_with_nul())) {
+            found = Some(symbol.address as usize);
+        }
+    })?;
+    Ok(found)
 }
 
 /// What is looked at of a section header.
@@ -117,7 +142,12 @@ fn tables(file: &File) -> io::Result<Option<(Section, Section)>> {
     Ok(found)
 }
 
-fn each_symbol(file: &File, table: &Section, mut each: impl FnMut(Symbol)) -> io::Result<()> {
+fn each_symbol(
+    file: &File,
+    table: &Section,
+    kinds: &[u8],
+    mut each: impl FnMut(Symbol),
+) -> io::Result<()> {
     let mut bytes = vec![0; BATCH * SYMBOL];
     let (mut at, mut left) = (table.offset, table.size as usize / SYMBOL);
     while left > 0 {
@@ -128,7 +158,7 @@ fn each_symbol(file: &File, table: &Section, mut each: impl FnMut(Symbol)) -> io
         left -= batch / SYMBOL;
         for symbol in bytes.chunks_exact(SYMBOL) {
             let is_defined = u16_at(symbol, 6) != 0;
-            if is_defined && KINDS.contains(&(symbol[4] & 0xf)) {
+            if is_defined && kinds.contains(&(symbol[4] & 0xf)) {
                 each(Symbol {
                     name: u32_at(symbol, 0),
                     address: u64_at(symbol, 8),
@@ -189,5 +219,24 @@ mod tests {
             let _ = std::fs::remove_file(&path);
             assert!(names.is_err(), "{length}");
         }
+    }
+
+    #[test]
+    fn what_is_called_so_is_found_where_it_is() {
+        #[unsafe(no_mangle)]
+        static GREENLET_ELF_SOMETHING: u32 = 77;
+        let program = Path::new("/proc/self/exe");
+        let found = |name| address_of(program, name).unwrap();
+        if let Some(offset) = found(c"GREENLET_ELF_SOMETHING") {
+            let here = &raw const GREENLET_ELF_SOMETHING as usize;
+            let objects = crate::sys::objects::loaded();
+            let ours = objects
+                .iter()
+                .find(|object| object.path.as_os_str().is_empty());
+            assert_eq!(ours.unwrap().base + offset, here);
+            assert!(ours.unwrap().has(here) && !ours.unwrap().has(8));
+        }
+        assert_eq!(found(c"GREENLET_ELF_SOMETHIN"), None);
+        assert_eq!(found(c"GREENLET_ELF_SOMETHING_ELSE"), None);
     }
 }
