@@ -83,7 +83,8 @@ pub enum IsolationError {
     /// It is known for x86-64 only how a thread's storage is laid out.
     #[error("isolated greenlets need x86-64: on other architectures there are light ones only")]
     Architecture,
-    /// glibc has no such function or table. It is there from glibc 2.34 on, in programs that are linked dynamically.
+    /// glibc has no such function or table. It is there from glibc 2.31 on, in programs that are linked dynamically; before
+    /// 2.34 in the file of libpthread, unless that was stripped of it.
     #[error("isolated greenlets need {symbol} of glibc, which this process does not have")]
     MissingSymbol {
         /// The name of the symbol.
