@@ -11,13 +11,14 @@
 //!   would block ─▶ known to wait for ever, as of the last CHANGES? ─ no ─▶ ask, remember
 //!                       │ yes                                                │
 //!                       ▼                                                    ▼
-//!                     wait, for 10 ms at most ── nothing has come ──▶ ask ─▶ wait
+//!                     wait, for a while ── nothing has come ──▶ ask ─▶ wait
 //! ```
 //!
 //! Not all changes are made by this process's libc. There are processes with which it
 //! shares a descriptor, and code that makes its system calls itself. Therefore one wait
 //! goes by what is remembered, and that for the time that a registration is trusted
-//! too. What others have changed is heeded so much later, once.
+//! too: 10 ms, and up to 160 of one that was as before whenever it was doubted. What
+//! others have changed is heeded so much later, once.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -75,3 +76,10 @@ impl<F: FnOnce() -> Result<Option<u64>, Errno>> Ask<F> {
 /// That operations wait for ever, as of so many changes; or that nothing is known.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Habit(u64);
+
+impl Habit {
+    /// Whether nothing is known.
+    pub(super) fn is_none(self) -> bool {
+        self.0 == 0
+    }
+}

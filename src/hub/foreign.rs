@@ -22,7 +22,7 @@ use super::ask::{Ask, Habit};
 use super::closing::ARMED;
 use super::own::is_own;
 use super::quiet::Quiet;
-use super::source::{Direction, NOBODY, Source};
+use super::source::{Direction, NOBODY, Source, TRUST};
 use super::wait::{Kind, Reason};
 use super::wait_queue::Place;
 use crate::sys::os::{self, Errno};
@@ -33,9 +33,8 @@ use crate::sys::{clock, socket};
 const LOOK_AGAIN: u64 = 1_000_000;
 
 /// With more descriptors than this the kernel is told of those only that it does not
-/// know yet, if something becomes ready within the time below.
+/// know yet, if something becomes ready within the time that they are trusted for.
 const MANY: usize = 64;
-const TRUST: u64 = 10_000_000;
 
 /// One of several descriptors to wait for.
 #[derive(Clone, Copy, Debug)]
@@ -95,9 +94,9 @@ impl Hub {
                 answer => return answer,
             }
         }
-        let learn = |source: Option<&Rc<Source>>, habit| {
+        let learn = |source: Option<&Rc<Source>>, habit: Option<Habit>| {
             if let (Some(source), Some(habit)) = (source, habit) {
-                source.side(direction).habit.set(habit);
+                source.learn(direction, habit);
             }
         };
         let mut armed = Armed::before(known.clone());
@@ -125,9 +124,9 @@ impl Hub {
                 Err(libc::EAGAIN) if ended != Ended::TimedOut => is_tried = true,
                 answer => return answer,
             }
-            if patience.is_some() {
+            if let (Some(_), Some(source)) = (&patience, &known) {
                 // One wait goes by what is known.
-                learn(known.as_ref(), Some(Habit::default()));
+                source.side(direction).habit.take();
             }
         }
     }
@@ -178,6 +177,9 @@ impl Hub {
                     // Nobody runs between that and the wait, though memory is freed: the
                     // loop would take the very event that is waited for.
                     let _pass = PassThrough::enter();
+                    if matches!(armed, Armed::Doubted(before) if Rc::ptr_eq(before, &source)) {
+                        source.trust_longer();
+                    }
                     *armed = Armed::Now(source);
                 }
                 Err(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOSPC) => {
@@ -187,9 +189,9 @@ impl Hub {
             }
         }
         let (source, until) = match armed {
-            Armed::Now(source) => (source, deadline),
-            Armed::Before(source) => (source, sooner(deadline, TRUST)),
-            Armed::Not => unreachable!("it was just armed"),
+            Armed::Now(source) => (&*source, deadline),
+            Armed::Before(source) => (&*source, sooner(deadline, source.trusted_for())),
+            Armed::Not | Armed::Doubted(_) => unreachable!("it was just armed"),
         };
         self.renew_budget();
         let waiters = &source.side(direction).waiters;
@@ -280,6 +282,8 @@ enum Armed {
     /// For an earlier wait; that it is the same descriptor still is likely, for
     /// `close` says when not. If nothing happens for a while, it is made sure.
     Before(Rc<Source>),
+    /// For an earlier wait, and nothing has happened for a while.
+    Doubted(Rc<Source>),
     /// For this operation.
     Now(Rc<Source>),
 }
@@ -291,7 +295,7 @@ impl Armed {
 
     fn source(&self) -> Option<&Rc<Source>> {
         match self {
-            Armed::Not => None,
+            Armed::Not | Armed::Doubted(_) => None,
             Armed::Before(source) | Armed::Now(source) => Some(source),
         }
     }
@@ -314,14 +318,14 @@ impl Armed {
                 let is_covered = source.covers(direction.wanted());
                 is_covered && ask.is_needless(source.side(direction).habit.get())
             }
-            Armed::Not | Armed::Now(_) => false,
+            Armed::Not | Armed::Doubted(_) | Armed::Now(_) => false,
         }
     }
 
     /// Nothing has happened for a while: it is made sure.
     fn doubt(&mut self) {
-        if self.is_trusted() {
-            *self = Armed::Not;
+        if let Armed::Before(source) = self {
+            *self = Armed::Doubted(Rc::clone(source));
         }
     }
 }
