@@ -21,10 +21,12 @@
 //!
 //! ```text
 //!   OS thread's block        hub's loop  ──fs = block──▶  greenlet's stack
-//!   (fs = home)                          ◀──fs = home───  (until it suspends)
+//!   (fs = home)                                           (until it suspends)
+//!                                        ──fs = block──▶  the next one's, if it has
+//!                                        ◀──fs = home───  a block too
 //! ```
 //!
-//! Both changes stand in one function that is never inlined, around the switch of
+//! The changes stand in one function that is never inlined, around the switch of
 //! stacks (`base.rs`). The life of a block:
 //!
 //! | | what | by whom |
