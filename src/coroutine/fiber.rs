@@ -141,7 +141,7 @@ impl Fiber {
     }
 
     /// As `resume`, on a block of thread-local storage; then resumes those that `next` names, on theirs. It gets
-    /// the word that the one before has suspended with, and names nobody to end it.
+    /// the word that the one before has suspended with, and names nobody to end it. It may name the same one again.
     ///
     /// # Safety
     ///
@@ -149,12 +149,12 @@ impl Fiber {
     /// `next` uses no thread-local, and does not unwind.
     #[inline]
     pub(crate) unsafe fn resume_on(
-        &mut self,
+        fiber: NonNull<Fiber>,
         base: tls::Base,
         next: impl Fn(Word) -> Option<(NonNull<Fiber>, tls::Base)>,
     ) -> Word {
         // SAFETY: the caller's promise.
-        unsafe { tls::resume_on(self, base, next) }
+        unsafe { tls::resume_on(fiber, base, next) }
     }
 
     /// The usable size of the stack.

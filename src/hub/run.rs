@@ -256,7 +256,8 @@ impl Hub {
                 Some(fiber) => fiber,
                 none => none.insert(self.take_fiber(task)),
             };
-            fiber.resume_on(domain.base(), |word| self.next_isolated(word))
+            let fiber = NonNull::from(fiber);
+            Fiber::resume_on(fiber, domain.base(), |word| self.next_isolated(word))
         }
     }
 

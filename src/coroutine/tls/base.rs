@@ -58,16 +58,16 @@ pub(crate) fn current() -> Base {
 /// theirs; it gets the word of the one before.
 ///
 /// # Safety
-/// As there, for all of them; the blocks are alive, and what runs on a fiber has run on
-/// its block, or not at all, before. `next` uses no thread-local, and does not unwind.
+/// As there, for all of them, and nobody else refers to them while they run; the blocks
+/// are alive, and what runs on a fiber has run on its block, or not at all, before. `next`
+/// uses no thread-local, and does not unwind.
 #[inline(never)]
 pub(crate) unsafe fn resume_on(
-    fiber: &mut Fiber,
-    base: Base,
+    mut fiber: NonNull<Fiber>,
+    mut base: Base,
     next: impl Fn(Word) -> Option<(NonNull<Fiber>, Base)>,
 ) -> Word {
     let home = current();
-    let (mut fiber, mut base) = (NonNull::from(fiber), base);
     // SAFETY: the blocks are alive and initialised. What stands between the first change
     // and the last uses no thread-local: see above.
     unsafe {
