@@ -281,6 +281,35 @@ fn a_clone_changes_what_is_known_of_the_original() {
     });
 }
 
+/// The kernel looks when an operation begins.
+#[test]
+fn a_change_while_an_operation_waits_does_not_concern_it() {
+    alone(
+        "a_change_while_an_operation_waits_does_not_concern_it",
+        || {
+            let _watchdog = patched();
+            let change: [fn(&OwnedFd); 2] = [
+                |fd| set_nonblocking(fd, true),
+                |fd| set_timeout(fd, libc::SO_RCVTIMEO, MS),
+            ];
+            for change in change {
+                let (client, server) = tcp_pair();
+                let known = Known::by_reading(client.into(), server.into(), RECEIVES);
+                let waits = Rc::clone(&known);
+                let waiting = greenlet::spawn(move || (waits.operation)(&waits.fd));
+                greenlet::yield_now();
+                change(&known.fd);
+                // What is known is doubted meanwhile.
+                greenlet::sleep(50 * MS);
+                assert!(!waiting.is_finished());
+                assert_eq!(write(&known._peer, b"1"), Ok(1));
+                assert_eq!(waiting.join().unwrap(), Ok(1));
+                assert_eq!(known.would_block().0, Err(libc::EAGAIN));
+            }
+        },
+    );
+}
+
 /// A flag makes one operation of another kind than it is known to be.
 #[test]
 fn an_operation_that_does_not_wait_is_none_of_a_known_kind() {

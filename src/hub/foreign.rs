@@ -102,6 +102,10 @@ impl Hub {
         let mut armed = Armed::before(known.clone());
         let mut patience = Some(patience);
         let (mut deadline, mut habit) = (None, None);
+        let as_known = known
+            .as_ref()
+            .map(|source| source.side(direction).habit.get());
+        let as_known = as_known.unwrap_or_default();
         loop {
             if let Some(ask) = patience.take_if(|ask| !armed.has_habit(ask, direction)) {
                 match ask.now() {
@@ -124,9 +128,13 @@ impl Hub {
                 Err(libc::EAGAIN) if ended != Ended::TimedOut => is_tried = true,
                 answer => return answer,
             }
-            if let (Some(_), Some(source)) = (&patience, &known) {
-                // One wait goes by what is known.
-                source.side(direction).habit.take();
+            if let (Some(ask), Some(source)) = (&patience, &known) {
+                match ask.is_needless(as_known) {
+                    // One wait goes by what is known.
+                    true => drop(source.side(direction).habit.take()),
+                    // It was right when this operation began, and that is what counts.
+                    false => patience = None,
+                }
             }
         }
     }
