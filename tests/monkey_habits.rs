@@ -21,8 +21,9 @@ use patched::*;
 struct Known {
     fd: OwnedFd,
     operation: Operation,
+    is_writing: bool,
     /// The other end.
-    _peer: OwnedFd,
+    peer: OwnedFd,
 }
 
 type Operation = fn(&OwnedFd) -> Result<usize, i32>;
@@ -34,43 +35,45 @@ const WRITES: Operation = |fd| write(fd, &[0; 1 << 20]);
 
 impl Known {
     fn by_reading(fd: OwnedFd, peer: OwnedFd, operation: Operation) -> Rc<Known> {
+        let send_some = |peer: &OwnedFd| assert_eq!(write(peer, b"123"), Ok(3));
+        Known::new(fd, peer, operation, false, 3, send_some)
+    }
+
+    fn by_writing(fd: OwnedFd, peer: OwnedFd, operation: Operation) -> Rc<Known> {
+        let take_all = |peer: &OwnedFd| {
+            let mut left = 1 << 20;
+            let mut buffer = vec![0; 1 << 16];
+            while left > 0 {
+                let room = left.min(buffer.len());
+                left -= read(peer, &mut buffer[..room]).unwrap();
+            }
+        };
+        Known::new(fd, peer, operation, true, 1 << 20, take_all)
+    }
+
+    /// `release` has an operation that waits go on, with this answer.
+    fn new(
+        fd: OwnedFd,
+        peer: OwnedFd,
+        operation: Operation,
+        is_writing: bool,
+        answer: usize,
+        release: impl Fn(&OwnedFd),
+    ) -> Rc<Known> {
         let known = Rc::new(Known {
             fd,
             operation,
-            _peer: peer,
+            is_writing,
+            peer,
         });
         // The first wait registers it, and the second finds the registration.
         for _ in 0..2 {
             let waits = Rc::clone(&known);
-            let got = parks(
+            let answered = parks(
                 move || (waits.operation)(&waits.fd),
-                || assert_eq!(write(&known._peer, b"123"), Ok(3)),
+                || release(&known.peer),
             );
-            assert_eq!(got, Ok(3));
-        }
-        known
-    }
-
-    fn by_writing(fd: OwnedFd, peer: OwnedFd, operation: Operation) -> Rc<Known> {
-        let known = Rc::new(Known {
-            fd,
-            operation,
-            _peer: peer,
-        });
-        for _ in 0..2 {
-            let waits = Rc::clone(&known);
-            let put = parks(
-                move || (waits.operation)(&waits.fd),
-                || {
-                    let mut left = 1 << 20;
-                    let mut buffer = vec![0; 1 << 16];
-                    while left > 0 {
-                        let room = left.min(buffer.len());
-                        left -= read(&known._peer, &mut buffer[..room]).unwrap();
-                    }
-                },
-            );
-            assert_eq!(put, Ok(1 << 20));
+            assert_eq!(answered, Ok(answer));
         }
         known
     }
@@ -92,7 +95,7 @@ impl Known {
 
     /// The answer of an operation that would block, and whether others ran meanwhile.
     fn would_block(self: &Rc<Known>) -> (Result<usize, i32>, bool) {
-        if self.operation as usize == SENDS as usize || self.operation as usize == WRITES as usize {
+        if self.is_writing {
             self.fill();
         }
         let known = Rc::clone(self);
@@ -275,7 +278,7 @@ fn a_clone_changes_what_is_known_of_the_original() {
         assert_eq!(known.would_block(), (Err(libc::EAGAIN), true));
         clone.set_read_timeout(None).unwrap();
         let waits = Rc::clone(&known);
-        let release = || assert_eq!(write(&known._peer, b"1"), Ok(1));
+        let release = || assert_eq!(write(&known.peer, b"1"), Ok(1));
         let got = parks(move || (waits.operation)(&waits.fd), release);
         assert_eq!(got, Ok(1));
     });
@@ -302,7 +305,7 @@ fn a_change_while_an_operation_waits_does_not_concern_it() {
                 // What is known is doubted meanwhile.
                 greenlet::sleep(50 * MS);
                 assert!(!waiting.is_finished());
-                assert_eq!(write(&known._peer, b"1"), Ok(1));
+                assert_eq!(write(&known.peer, b"1"), Ok(1));
                 assert_eq!(waiting.join().unwrap(), Ok(1));
                 assert_eq!(known.would_block().0, Err(libc::EAGAIN));
             }

@@ -1,7 +1,7 @@
 //! Descriptors that nobody keeps an account of: those of std, of other crates and
 //! of C libraries, which are known by their numbers only.
 //!
-//! Little is remembered about them, and it is trusted for 10 ms: a number may be another
+//! Little is remembered about them, and it is trusted for a while: a number may be another
 //! descriptor's by now. What the kernel knows (whether the user made them non-blocking,
 //! their timeouts) it is asked when an operation would block, see `ask.rs`; and then the
 //! reactor is told what is waited for:

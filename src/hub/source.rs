@@ -62,8 +62,9 @@ pub(super) const ALL: u32 = IN | OUT | PRI | RDHUP;
 /// The owner of the registrations of descriptors that nobody keeps an account of.
 pub(super) const NOBODY: u64 = 0;
 
-/// At first that is 10 ms. A server with ten thousand connections comes to each ten times
-/// a second, and would doubt in every wait.
+/// How long what is known of a descriptor is trusted in a wait in which nothing happens:
+/// at first 10 ms, in nanoseconds. But a server with ten thousand connections comes to each
+/// ten times a second, and would doubt in every wait.
 pub(super) const TRUST: u64 = 10_000_000;
 const MOST_TRUST: u64 = 16 * TRUST;
 

@@ -420,8 +420,8 @@ unsafe fn noted(
     deallocate: unsafe extern "C" fn(*mut c_void, bool),
     size: usize,
 ) -> Result<usize, IsolationError> {
-    // SAFETY: the caller's promise. Behind a block is as much memory as it needed for its
-    // alignment, and a word more.
+    // SAFETY: the caller's promise. A block is aligned within memory that is as much larger
+    // as its alignment, at least 64, and malloc's is aligned to 16: a word is left behind it.
     unsafe {
         let block = allocate(std::ptr::null_mut()).cast::<u8>();
         if block.is_null() {
