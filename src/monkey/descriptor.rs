@@ -127,7 +127,7 @@ interposed! {
         answer.answer() as c_int
     }
 
-    /// Passes through; who waits for a descriptor is told of new timeouts.
+    /// Passes through; new timeouts count for every operation that begins from then on.
     fn setsockopt(
         fd: c_int,
         level: c_int,

@@ -61,7 +61,7 @@ impl Shape {
     }
 }
 
-/// As the thread-locals of everything need it; the loader refuses what needs more.
+/// As the thread-locals of all that is loaded need it; the loader refuses what needs more.
 fn alignment() -> usize {
     extern "C" fn each(
         info: *mut libc::dl_phdr_info,
