@@ -17,8 +17,7 @@
 //! Not all changes are made by this process's libc. There are processes with which it
 //! shares a descriptor, and code that makes its system calls itself. Therefore one wait
 //! goes by what is remembered, and that for the time that a registration is trusted
-//! too: 10 ms, and up to 160 of one that was as before whenever it was doubted. What
-//! others have changed is heeded so much later, once.
+//! too: see `doubts.rs`. What others have changed is heeded so much later, once.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

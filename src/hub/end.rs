@@ -237,6 +237,7 @@ fn after_fork() {
     let is_mine =
         |target: &TimerTarget| matches!(target, TimerTarget::Timeout { task, .. } if *task == me);
     hub.timers.borrow_mut().retain(is_mine);
+    hub.doubts.forget();
     let number = hub.shared.borrow().number;
     // The old one stays allocated, and two descriptors open with it: waiters of
     // forgotten greenlets refer to it.

@@ -22,7 +22,7 @@ use super::ask::{Ask, Habit};
 use super::closing::ARMED;
 use super::own::is_own;
 use super::quiet::Quiet;
-use super::source::{Direction, NOBODY, Source, TRUST};
+use super::source::{Direction, NOBODY, Source};
 use super::wait::{Kind, Reason};
 use super::wait_queue::Place;
 use crate::sys::os::{self, Errno};
@@ -35,6 +35,7 @@ const LOOK_AGAIN: u64 = 1_000_000;
 /// With more descriptors than this the kernel is told of those only that it does not
 /// know yet, if something becomes ready within the time that they are trusted for.
 const MANY: usize = 64;
+const TRUST_OF_MANY: u64 = 10_000_000;
 
 /// One of several descriptors to wait for.
 #[derive(Clone, Copy, Debug)]
@@ -186,7 +187,7 @@ impl Hub {
                     // loop would take the very event that is waited for.
                     let _pass = PassThrough::enter();
                     if matches!(armed, Armed::Doubted(before) if Rc::ptr_eq(before, &source)) {
-                        source.trust_longer();
+                        source.trust.lengthen();
                     }
                     *armed = Armed::Now(source);
                 }
@@ -196,23 +197,24 @@ impl Hub {
                 Err(error) => return Err(error),
             }
         }
-        let (source, until) = match armed {
-            Armed::Now(source) => (&*source, deadline),
-            Armed::Before(source) => (&*source, sooner(deadline, source.trusted_for())),
+        let (source, trusting) = match armed {
+            Armed::Now(source) => (&*source, None),
+            Armed::Before(source) => (&*source, Some(self.trust(source))),
             Armed::Not | Armed::Doubted(_) => unreachable!("it was just armed"),
         };
         self.renew_budget();
         let waiters = &source.side(direction).waiters;
-        match self.park_quietly(waiters, direction.reason(fd), Kind::External, until) {
+        let ended = match self.park_quietly(waiters, direction.reason(fd), Kind::External, deadline)
+        {
             Quiet::Answered if source.is_gone() => Err(libc::EBADF),
             Quiet::Answered => Ok(Ended::Perhaps),
-            Quiet::TimedOut if until == deadline => Ok(Ended::TimedOut),
-            Quiet::TimedOut => {
-                armed.doubt();
-                Ok(Ended::Perhaps)
-            }
+            Quiet::TimedOut => Ok(Ended::TimedOut),
             Quiet::Refused(error) => Err(error),
+        };
+        if trusting.is_some_and(|trusting| trusting.is_doubted()) {
+            armed.doubt();
         }
+        ended
     }
 
     /// The kernel has no room to watch a descriptor: it is tried now and then.
@@ -388,7 +390,7 @@ impl Watch<'_> {
     pub(crate) fn park(&mut self, deadline: Option<u64>) -> Result<Ended, Errno> {
         let until = match self.arm() {
             Ok(()) if self.watched.iter().any(|it| it.armed.is_trusted()) => {
-                sooner(deadline, TRUST)
+                sooner(deadline, TRUST_OF_MANY)
             }
             Ok(()) => deadline,
             // It has just been closed, which the next look tells; or the kernel has no

@@ -36,6 +36,7 @@
 //! | `source` | what the reactor knows of one descriptor: who waits for what of it |
 //! | `io` | "try, else park until ready", for every descriptor |
 //! | `foreign`, `ask` | the same for descriptors that nobody keeps an account of; until when to wait |
+//! | `doubts` | when what is known of these is to be made sure of |
 //! | `closing` | who is told when one of these is closed |
 //! | `numbers` | the sets of descriptor numbers that are asked at every `close` |
 //! | `own` | the hub's own descriptors, which others may close |
@@ -57,6 +58,7 @@ mod ask;
 mod cell;
 mod closing;
 mod domain;
+mod doubts;
 mod end;
 mod exclusive;
 mod foreign;
@@ -95,6 +97,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use self::cell::{Blocks, Spec};
 use self::domain::DomainPtr;
+use self::doubts::Doubts;
 use self::held::HeldBack;
 use self::reactor::Reactor;
 use self::run_queue::RunQueue;
@@ -179,6 +182,7 @@ pub(crate) struct Hub {
     ends: Cell<u64>,
     // What wakes them.
     timers: RefCell<Timers<TimerTarget>>,
+    doubts: Doubts,
     reactor: RefCell<Option<Reactor>>,
     shared: RefCell<Arc<HubShared>>,
     /// Waits that only another thread could end, and waits on the outside.
@@ -215,6 +219,8 @@ pub(crate) enum TimerTarget {
     Timeout { task: TaskPtr, id: u64 },
     /// Starts a delayed greenlet, which cannot end before.
     Start(TaskPtr),
+    /// What is known of descriptors is doubted.
+    Doubts,
 }
 
 /// How a greenlet is to be made.
@@ -296,6 +302,7 @@ impl Hub {
             os_thread: Cell::new(os_threads::current()),
             ends: Cell::new(0),
             timers: RefCell::new(Timers::new()),
+            doubts: Doubts::new(),
             reactor: RefCell::new(None),
             shared: RefCell::new(HubShared::new(number)),
             shared_waits: Cell::new(0),

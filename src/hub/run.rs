@@ -403,6 +403,7 @@ impl Hub {
                     task.with_extra(|extra| extra.start_timer = None);
                     self.make_ready(task);
                 }
+                Some(TimerTarget::Doubts) => self.doubt(),
                 None => return,
             }
         }

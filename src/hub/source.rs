@@ -16,6 +16,7 @@ use std::cell::Cell;
 use std::os::fd::RawFd;
 
 use super::ask::Habit;
+use super::doubts::Trust;
 use super::wait::Reason;
 use super::wait_queue::WaitQueue;
 
@@ -61,12 +62,6 @@ pub(super) const ALL: u32 = IN | OUT | PRI | RDHUP;
 
 /// The owner of the registrations of descriptors that nobody keeps an account of.
 pub(super) const NOBODY: u64 = 0;
-
-/// How long what is known of a descriptor is trusted in a wait in which nothing happens:
-/// at first 10 ms, in nanoseconds. But a server with ten thousand connections comes to each
-/// ten times a second, and would doubt in every wait.
-pub(super) const TRUST: u64 = 10_000_000;
-const MOST_TRUST: u64 = 16 * TRUST;
 
 /// What the reactor knows of one direction.
 pub(super) struct Side {
@@ -143,7 +138,7 @@ pub(super) struct Source {
     asked: Cell<(u32, u64)>,
     standing: Cell<Standing>,
     /// How long what is known of it is trusted in a wait in which nothing happens.
-    trust: Cell<u64>,
+    pub(super) trust: Trust,
     /// Whether it is a TCP stream, once somebody has asked.
     is_tcp: Cell<Option<bool>>,
     read: Side,
@@ -171,7 +166,7 @@ impl Source {
             generation,
             asked: Cell::new((asked, round)),
             standing: Cell::new(Standing::Registered),
-            trust: Cell::new(TRUST),
+            trust: Trust::new(),
             is_tcp: Cell::new(None),
             read: Side::new(),
             write: Side::new(),
@@ -193,21 +188,17 @@ impl Source {
         }
     }
 
-    /// For how many nanoseconds a wait goes by what is known of it from an earlier one.
-    pub(super) fn trusted_for(&self) -> u64 {
-        self.trust.get()
-    }
-
-    /// All was as it had been.
-    pub(super) fn trust_longer(&self) {
-        self.trust.set((self.trust.get() * 2).min(MOST_TRUST));
+    /// Has who waits make sure of what is known.
+    pub(super) fn doubt(&self) {
+        self.read.waiters.wake_all();
+        self.write.waiters.wake_all();
     }
 
     /// What has been answered of one direction. Who does not wait for ever is not trusted
     /// for longer.
     pub(super) fn learn(&self, direction: Direction, habit: Habit) {
         if habit.is_none() {
-            self.trust.set(TRUST);
+            self.trust.begin_anew();
         }
         self.side(direction).habit.set(habit);
     }
