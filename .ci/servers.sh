@@ -47,10 +47,15 @@ install() {
         chmod 755 "$policy"
     fi
     local get=(apt-get -o DPkg::Lock::Timeout=120 install --yes --no-install-recommends "$@")
-    # The first may fail for want of a list of packages, or with an old one.
-    "${get[@]}" >"$dir/apt" 2>&1 ||
-        { apt-get update && "${get[@]}"; } >"$dir/apt" 2>&1 ||
-        { cat "$dir/apt"; return 1; }
+    # The first may fail for want of a list of packages, or with an old one. Somebody else
+    # may be fetching the lists, whose lock nobody waits for, and a mirror may stumble.
+    local try
+    for try in 1 2 3 4 5; do
+        "${get[@]}" >"$dir/apt" 2>&1 && return
+        [ "$try" -eq 1 ] || sleep 10
+        apt-get -o APT::Update::Error-Mode=any update >>"$dir/apt" 2>&1 || true
+    done
+    "${get[@]}" >>"$dir/apt" 2>&1 || { cat "$dir/apt"; return 1; }
 }
 
 # need PROGRAM PACKAGE
@@ -85,7 +90,7 @@ start() {
     return 1
 }
 
-# tests [NAME...]: those of these names, or all. Each ends by itself after a minute.
+# tests [NAME...]: those of these names, or all. One that hangs for a minute ends by itself.
 tests() {
     local name names=()
     for name in "$@"; do names+=(--test "$name"); done

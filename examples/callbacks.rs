@@ -43,7 +43,7 @@ fn here() -> Place {
 
 /// It takes a while, so that a callback can be added before it is over.
 fn job() -> Place {
-    greenlet::sleep(Duration::from_millis(200));
+    greenlet::sleep(Duration::from_secs(1));
     here()
 }
 

@@ -13,7 +13,7 @@
 //! http://127.0.0.1:~41073/: 1080 characters
 //! http://127.0.0.1:~41073/: 1080 characters
 //! http://127.0.0.1:~41073/: 1080 characters
-//! 7 pages by 4 threads in ~0.6 s
+//! 7 pages by 4 threads in ~2.0 s
 //!
 //! parsed by a callback when each completes:
 //! http://127.0.0.1:~41073/: 1080 characters
@@ -23,7 +23,7 @@
 //! http://127.0.0.1:~41073/: 1080 characters
 //! http://127.0.0.1:~41073/: 1080 characters
 //! http://127.0.0.1:~41073/missing: None
-//! 7 pages by 4 threads in ~0.6 s
+//! 7 pages by 4 threads in ~2.0 s
 //! $ cargo run --example crawler -- http://127.0.0.1:1/ www.example.com
 //! parsed inside the task, results collected at the end:
 //! http://127.0.0.1:1/: Connection refused (os error 111)
@@ -39,7 +39,7 @@
 //! of the questions, and none is seen before the last is there; callbacks come in
 //! the order of the answers.
 //!
-//! One after the other, the pages would take 1.2 s. The client knows nothing of
+//! One after the other, the pages would take 2.6 s. The client knows nothing of
 //! greenlets, so it has threads. The site serves all of them from greenlets of
 //! the main thread, while that waits for the pool.
 
@@ -140,7 +140,7 @@ fn answer(mut stream: TcpStream, _from: SocketAddr) -> io::Result<()> {
     let (pause, status, text) = if request.starts_with(b"GET / ") {
         (100, "200 OK", "a greenlet for each of you\n".repeat(40))
     } else {
-        (600, "404 Not Found", "there is no such page\n".into())
+        (2000, "404 Not Found", "there is no such page\n".into())
     };
     // It waits as for a database, and the other requests are answered meanwhile.
     greenlet::sleep(Duration::from_millis(pause));

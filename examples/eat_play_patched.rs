@@ -7,7 +7,7 @@
 //! on play 1
 //! on play 2
 //! eg eat 2
-//! 2 s in all, 1 OS thread
+//! ~2 s in all, 1 OS thread
 //! main
 //! ```
 //!

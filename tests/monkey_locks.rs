@@ -299,18 +299,23 @@ fn a_kill_comes_after_the_thread_that_is_joined() {
 fn joining_a_thread_parks() {
     let _watchdog = watchdog();
     let ticker = ticker();
+    let may_end = Arc::new(AtomicBool::new(false));
     let threads: Vec<_> = (0..3)
         .map(|number| {
+            let may_end = Arc::clone(&may_end);
             thread::spawn(move || {
-                thread::sleep(20 * MS);
+                while !may_end.load(Ordering::Relaxed) {
+                    thread::sleep(MS);
+                }
                 number
             })
         })
         .collect();
+    let end = ticker.after(move || may_end.store(true, Ordering::Relaxed));
     for (number, thread) in threads.into_iter().enumerate() {
         assert_eq!(thread.join().unwrap(), number);
     }
-    assert!(ticker.ticks() > 3);
+    end.join().unwrap();
     // One that has ended, and one that panics.
     let thread = thread::spawn(|| 1);
     while !thread.is_finished() {
@@ -404,11 +409,18 @@ fn a_scope_of_threads_works_in_greenlets() {
             .all(|numbers| numbers.unwrap() == [2, 4, 6])
     );
     // With handles, the greenlet parks.
-    let before = ticker.ticks();
+    let may_end = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&may_end);
+    let end = ticker.after(move || flag.store(true, Ordering::Relaxed));
     thread::scope(|scope| {
-        scope.spawn(|| thread::sleep(20 * MS)).join().unwrap();
+        let waits = || {
+            while !may_end.load(Ordering::Relaxed) {
+                thread::sleep(MS);
+            }
+        };
+        scope.spawn(waits).join().unwrap();
     });
-    assert!(ticker.ticks() > before + 1);
+    end.join().unwrap();
 }
 
 #[test]

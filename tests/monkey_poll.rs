@@ -193,7 +193,8 @@ fn a_poll_without_descriptors_is_a_sleep() {
     let ticker = Ticker::new();
     let start = Instant::now();
     assert_eq!(poll(&mut [], 20), Ok(0));
-    assert!(start.elapsed() >= 20 * MS && ticker.ticks() > 1);
+    // One at least, also if the machine had no time for more.
+    assert!(start.elapsed() >= 20 * MS && ticker.ticks() > 0);
     let before = ticker.ticks();
     let mut time = timeval {
         tv_sec: 0,
@@ -275,7 +276,7 @@ fn a_poll_ends_with_nothing_when_its_time_is_over() {
     let start = Instant::now();
     let mut fds = [entry(a.as_raw_fd(), POLLIN | POLLPRI | POLLRDHUP)];
     assert_eq!(poll(&mut fds, 20), Ok(0));
-    assert!(start.elapsed() >= 20 * MS && ticker.ticks() > 1);
+    assert!(start.elapsed() >= 20 * MS && ticker.ticks() > 0);
     assert_eq!(seen(&fds), [0]);
 }
 
@@ -944,7 +945,7 @@ fn stds_connect_with_a_timeout_parks() {
         assert!(held.len() < 10);
     };
     assert_eq!(failed.kind(), std::io::ErrorKind::TimedOut);
-    assert!(ticker.ticks() > 1);
+    assert!(ticker.ticks() > 0);
 }
 
 /// std's `output` polls two pipes and reads them.
@@ -952,16 +953,18 @@ fn stds_connect_with_a_timeout_parks() {
 fn stds_command_output_parks() {
     let _watchdog = watchdog();
     patch();
-    let ticker = Ticker::new();
+    let (go, mut gate) = std::io::pipe().unwrap();
+    let ticker = Ticker::with(move || gate.write_all(b"go\n").unwrap());
     let output = std::process::Command::new("sh")
-        .args(["-c", "sleep 0.05; echo out; echo err >&2"])
+        .args(["-c", "read go; echo out; echo err >&2"])
+        .stdin(go)
         .output()
         .unwrap();
     assert_eq!(
         (&output.stdout[..], &output.stderr[..]),
         (&b"out\n"[..], &b"err\n"[..])
     );
-    assert!(ticker.ticks() > 1);
+    ticker.has_acted();
 }
 
 #[test]

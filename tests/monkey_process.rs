@@ -19,7 +19,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
-use common::{MS, alone, fork, run_alone};
+use common::{MS, alone, alone_unwatched, fork, run_alone};
 use greenlet::spawn;
 use interposed::{Gate, outcome, pipe};
 use libc::{pid_t, rusage};
@@ -118,7 +118,7 @@ fn stds_output_reads_both_pipes_and_parks_the_greenlet() {
 
 #[test]
 fn a_hundred_children_are_waited_for_at_once_and_leave_no_descriptor() {
-    alone(
+    alone_unwatched(
         "a_hundred_children_are_waited_for_at_once_and_leave_no_descriptor",
         || {
             let _watchdog = patched();
@@ -492,7 +492,7 @@ fn a_wait_for_any_can_be_killed() {
 
 #[test]
 fn a_wait_whose_descriptor_is_closed_goes_on() {
-    alone("a_wait_whose_descriptor_is_closed_goes_on", || {
+    alone_unwatched("a_wait_whose_descriptor_is_closed_goes_on", || {
         let _watchdog = patched();
         let ticker = Ticker::new();
         let gate = Gate::new();

@@ -441,6 +441,7 @@ fn who_waits_since_before_is_woken() {
         let (lock, semaphore) = (Rwlock::new(false), Semaphore::new(0, false));
         let (barrier, once) = (Barrier::new(3, false), Once::new());
         static RUNS: AtomicBool = AtomicBool::new(true);
+        static WAITS: AtomicBool = AtomicBool::new(false);
         extern "C-unwind" fn initialise() {
             while RUNS.load(Ordering::SeqCst) {
                 std::thread::sleep(MS);
@@ -453,6 +454,7 @@ fn who_waits_since_before_is_woken() {
             os_thread(move || assert_eq!(mutex.lock() + mutex.unlock(), 0)),
             os_thread(move || {
                 assert_eq!(other.lock(), 0);
+                WAITS.store(true, Ordering::SeqCst);
                 assert_eq!(cond.wait(other), 0);
                 assert_eq!(other.unlock(), 0);
             }),
@@ -465,6 +467,16 @@ fn who_waits_since_before_is_woken() {
             os_thread(move || once.call(initialise)),
         ];
         std::thread::sleep(30 * MS);
+        // Who has said so with the mutex lets go of it in its wait.
+        let waits = || {
+            assert_eq!(other.lock(), 0);
+            let waits = WAITS.load(Ordering::SeqCst);
+            assert_eq!(other.unlock(), 0);
+            waits
+        };
+        while !waits() {
+            std::thread::yield_now();
+        }
         let _ticker = ticker();
         let late = [
             spawn_isolated(move || _ = barrier.wait()),
@@ -495,6 +507,7 @@ fn what_processes_share_is_asked_for_again_and_again() {
         let (lock, semaphore) = (Rwlock::new(true), Semaphore::new(0, true));
         let (cond, barrier) = (Cond::of(CLOCK_MONOTONIC, true), Barrier::new(2, true));
         let (ready, told) = (Semaphore::new(0, true), Semaphore::new(0, true));
+        let tried = Semaphore::new(0, true);
         // SAFETY: the child calls functions of libc's alone, as it was before.
         let child = unsafe { libc::fork() };
         if child == 0 {
@@ -502,6 +515,7 @@ fn what_processes_share_is_asked_for_again_and_again() {
             mutex.lock();
             lock.write();
             ready.post();
+            tried.wait().unwrap();
             nap();
             mutex.unlock();
             lock.unlock();
@@ -525,6 +539,7 @@ fn what_processes_share_is_asked_for_again_and_again() {
                 semaphore.wait_until(after(CLOCK_REALTIME, MS)),
                 Err(libc::ETIMEDOUT)
             );
+            tried.post();
             assert_eq!((mutex.lock(), lock.read()), (0, 0));
             assert_eq!(mutex.unlock(), 0);
             semaphore.wait().unwrap();

@@ -178,8 +178,8 @@ static void *check(void *number) {
     again += pthread_mutex_lock(&checked) == EDEADLK;
     usleep(100);
     pthread_mutex_unlock(&checked);
-    others += pthread_mutex_unlock(&checked) == EPERM;
-    if (again == 4 && others == 4) say("checked", again);
+    int is_refused = pthread_mutex_unlock(&checked) == EPERM;
+    if (__atomic_add_fetch(&others, is_refused, __ATOMIC_SEQ_CST) == 4) say("checked", again);
     return NULL;
 }
 

@@ -22,7 +22,7 @@ use std::{env, fs, io, thread};
 pub const GREENLETS: usize = 200;
 /// So many of them have to be in flight at once, at least.
 pub const ENOUGH: usize = 100;
-/// Seconds until a program that hangs is ended.
+/// Seconds until a test that hangs ends the program.
 const LIMIT: u32 = 60;
 
 /// A test, by the fact that it shows.
@@ -53,8 +53,6 @@ pub fn run_with_server(variable: &str, tests: &[Test<fn(&str)>]) {
 }
 
 fn run_each<'a>(tests: impl Iterator<Item = (&'a str, impl Fn())>) {
-    // SAFETY: without a handler SIGALRM ends the process, which is what it is for.
-    unsafe { libc::alarm(LIMIT) };
     greenlet::diagnostics::watchdog(None);
     greenlet::monkey::patch_all().expect("threads can be greenlets here");
     let wanted: Vec<String> = env::args()
@@ -63,6 +61,8 @@ fn run_each<'a>(tests: impl Iterator<Item = (&'a str, impl Fn())>) {
         .collect();
     for (name, test) in tests {
         if wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str())) {
+            // SAFETY: without a handler SIGALRM ends the process, which is what it is for.
+            unsafe { libc::alarm(LIMIT) };
             test();
             println!("test {name} ... ok");
         }

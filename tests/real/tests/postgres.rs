@@ -7,8 +7,8 @@
 //! Had it parked in a light greenlet, the next one would find the mark. So there it
 //! blocks the OS thread, and what is to run side by side goes to helper threads.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
 
 use greenlet::offload;
 use greenlet_real::{GREENLETS, overlap_threads, run_with_server, threads, together};
@@ -67,13 +67,16 @@ fn threads_wait_together(address: &str) {
 }
 
 fn isolated_wait_together(address: &str) {
+    let all_are_connected = Arc::new(Barrier::new(THREADS));
     let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let counts = Arc::new((now, most));
     let all: Vec<_> = (0..THREADS)
         .map(|number| {
             let (counts, address) = (Arc::clone(&counts), address.to_owned());
+            let all_are_connected = Arc::clone(&all_are_connected);
             greenlet::spawn_isolated(move || {
                 let mut client = connect(&address);
+                all_are_connected.wait();
                 let now = counts.0.fetch_add(1, Ordering::SeqCst) + 1;
                 counts.1.fetch_max(now, Ordering::SeqCst);
                 client.execute("SELECT pg_sleep(0.3)", &[]).unwrap();
@@ -86,7 +89,7 @@ fn isolated_wait_together(address: &str) {
         handle.join().unwrap();
     }
     let most = counts.1.load(Ordering::SeqCst);
-    assert!(most >= THREADS / 2, "only {most} were in flight at once");
+    assert_eq!(most, THREADS, "in flight at once");
     assert_eq!(threads(), [main_thread()], "the threads of the process");
 }
 

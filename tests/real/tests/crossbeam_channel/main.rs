@@ -39,7 +39,10 @@ fn couples(output: &str) -> String {
     text
 }
 
-/// It prints how many milliseconds it took.
+/// It prints how many milliseconds it took, each second until it is interrupted.
 fn without_digits(output: &str) -> String {
-    output.replace(|letter: char| letter.is_ascii_digit(), "")
+    let text = output.replace(|letter: char| letter.is_ascii_digit(), "");
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.dedup();
+    lines.join("\n")
 }
