@@ -10,14 +10,15 @@
 //! load, at 64 and at 1,000 connections: every connection sends a request, and
 //! the next one when the answer has come. The load is a process of its own, a
 //! bare epoll loop, on another processor than the server. What is counted is
-//! the clock of the server's process, in which nobody else does anything, read when the load has warmed up and again
-//! when its last answer has come. The servers take turns, so that what the
-//! machine does meanwhile meets them all.
+//! the clock of the server's process, in which nobody else does anything, read when the
+//! load has warmed up and again when its last answer has come. Each server has a process
+//! of its own, for what is patched stays so. They take turns, so that what the machine
+//! does meanwhile meets them all.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use greenlet_benches::epoll::Epoll;
 use greenlet_benches::load::{self, Load, SERVER_CPU};
@@ -28,6 +29,15 @@ use greenlet_benches::stats::median;
 const BUFFER: usize = 4096;
 
 type Server = fn(TcpListener);
+
+const EPOLL: usize = 0;
+const GREENLET: usize = 1;
+const PATCHED: usize = 2;
+const THREADS: usize = 4;
+
+/// The first argument of the process that serves; then come which server it is, and the
+/// numbers of connections and requests.
+const MARK: &str = "--serve";
 
 const SERVERS: [(&str, Server); 5] = [
     ("epoll loop", epoll_server),
@@ -43,6 +53,15 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [mark, which, connections, requests] = arguments.as_slice() {
+        if mark == MARK {
+            let number = |text: &str| text.parse().expect("a number");
+            let server = SERVERS[number(which) as usize].1;
+            let needed = measure(server, number(connections) as usize, number(requests));
+            println!("{needed}");
+            return ExitCode::SUCCESS;
+        }
+    }
     let number = |at: usize, default: u64| {
         let given = arguments.get(at).map(|argument| argument.parse());
         given.unwrap_or(Ok(default))
@@ -65,25 +84,45 @@ fn compare(connections: usize, requests: u64, rounds: u64) {
         for turn in 0..SERVERS.len() {
             // Nobody is always the first.
             let which = (round + turn) % SERVERS.len();
-            needed[which].push(measure(SERVERS[which].1, connections, requests));
+            needed[which].push(measured_apart(which, connections, requests));
         }
     }
     // Each round has its own ratio: the machine's mood is in both numbers.
+    let ratio = |which: usize, beside: usize| {
+        let pairs = needed[which].iter().zip(&needed[beside]);
+        median(
+            &pairs
+                .map(|(this, other)| this / other)
+                .collect::<Vec<f64>>(),
+        )
+    };
     for (which, (name, _)) in SERVERS.iter().enumerate() {
-        let ratios: Vec<f64> = needed[which]
-            .iter()
-            .zip(&needed[0])
-            .map(|(this, bare)| this / bare)
-            .collect();
         println!(
             "  {name:<12} {:>6.0} ns a request, {:.3} of the epoll loop's",
             median(&needed[which]),
-            median(&ratios)
+            ratio(which, EPOLL)
         );
     }
+    println!(
+        "  patched std needs {:.3} of greenlet's, and {:.3} of the threads'",
+        ratio(PATCHED, GREENLET),
+        ratio(PATCHED, THREADS)
+    );
 }
 
-/// Nanoseconds of the server thread's time for one request.
+/// As `measure`, in a process of its own.
+fn measured_apart(which: usize, connections: usize, requests: u64) -> f64 {
+    let output = Command::new("/proc/self/exe")
+        .args([MARK, &which.to_string()])
+        .args([connections.to_string(), requests.to_string()])
+        .output()
+        .expect("cannot start the server");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let needed = said.trim().parse();
+    needed.unwrap_or_else(|_| panic!("{}: {output:?}", SERVERS[which].0))
+}
+
+/// Nanoseconds of the server's time for one request.
 fn measure(server: Server, connections: usize, requests: u64) -> f64 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("no port");
     let address = listener.local_addr().expect("it is bound").to_string();
