@@ -9,6 +9,7 @@ mod patched;
 use std::cell::Cell;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt;
 use std::rc::Rc;
 use std::sync::mpsc;
 
@@ -208,6 +209,52 @@ fn a_number_that_was_closed_behind_our_back_is_another_descriptor() {
         || assert_eq!(send(&d, b"de", 0), Ok(2)),
     );
     assert_eq!(got, Ok(2));
+}
+
+/// Who waits for the next one with such a number hears of it late, once.
+#[test]
+fn a_number_that_was_closed_behind_our_back_is_found_out() {
+    alone_unwatched(
+        "a_number_that_was_closed_behind_our_back_is_found_out",
+        || {
+            let _watchdog = patched();
+            let (a, b) = pair(libc::SOCK_STREAM);
+            let fd = a.into_raw_fd();
+            let hears = || {
+                parks(
+                    move || recv(&fd, &mut [0; 4], 0),
+                    || assert_eq!(send(&b, b"abc", 0), Ok(3)),
+                )
+            };
+            assert_eq!((hears(), hears()), (Ok(3), Ok(3)));
+            // Its place is taken by another one, without a word.
+            let (c, d) = pair(libc::SOCK_STREAM);
+            // SAFETY: both are ours, and stay open.
+            unsafe { libc::syscall(libc::SYS_dup3, c.as_raw_fd(), fd, 0) };
+            let waits = greenlet::spawn(move || recv(&fd, &mut [0; 4], 0));
+            greenlet::yield_now();
+            assert_eq!(send(&d, b"late", 0), Ok(4));
+            assert_eq!(waits.join().unwrap(), Ok(4));
+            let waits = greenlet::spawn(move || recv(&fd, &mut [0; 4], 0));
+            greenlet::yield_now();
+            assert!(is_watched(fd));
+            assert_eq!(send(&d, b"now", 0), Ok(3));
+            assert_eq!(waits.join().unwrap(), Ok(3));
+        },
+    );
+}
+
+/// Whether some epoll set of the process has what is open under the number.
+fn is_watched(fd: RawFd) -> bool {
+    let of = |fd: RawFd| std::fs::metadata(format!("/proc/self/fd/{fd}")).map(|it| it.ino());
+    let inode = format!(" ino:{:x} ", of(fd).unwrap());
+    let infos = std::fs::read_dir("/proc/self/fdinfo").unwrap();
+    infos
+        .filter_map(|info| std::fs::read_to_string(info.ok()?.path()).ok())
+        .any(|text| {
+            text.lines()
+                .any(|line| line.starts_with("tfd:") && format!("{line} ").contains(&inode))
+        })
 }
 
 /// Threads close what greenlets of another thread are about to wait for.

@@ -127,7 +127,12 @@ impl Hub {
                 // A hub that was busy for long finds the time over, and the
                 // descriptor ready.
                 Err(libc::EAGAIN) if ended != Ended::TimedOut => is_tried = true,
-                answer => return answer,
+                answer => {
+                    if let Armed::Doubted(_) = armed {
+                        self.make_sure_of(fd);
+                    }
+                    return answer;
+                }
             }
             if let (Some(ask), Some(source)) = (&patience, &known) {
                 match ask.is_needless(as_known) {
@@ -138,6 +143,16 @@ impl Hub {
                 }
             }
         }
+    }
+
+    /// Something has come that was not reported: by chance, or because the number is
+    /// another descriptor's, which the next wait must not be late for again.
+    #[cold]
+    fn make_sure_of(&self, fd: RawFd) {
+        let _pass = PassThrough::enter();
+        let saved = os::errno();
+        self.verify_source(fd);
+        os::set_errno(saved);
     }
 
     /// The registration of a foreign descriptor that an earlier wait has left, if it
