@@ -244,6 +244,46 @@ fn a_number_that_was_closed_behind_our_back_is_found_out() {
     );
 }
 
+/// A poll of many does not tell the kernel anew of those that it knows.
+#[test]
+fn one_of_many_that_was_closed_behind_our_back_is_found_out() {
+    alone_unwatched(
+        "one_of_many_that_was_closed_behind_our_back_is_found_out",
+        || {
+            let _watchdog = patched();
+            let pairs: Vec<_> = (0..100).map(|_| pair(libc::SOCK_STREAM)).collect();
+            let fds: Vec<RawFd> = pairs.iter().map(|(a, _)| a.as_raw_fd()).collect();
+            let poll = move || {
+                let mut entries: Vec<_> = fds
+                    .iter()
+                    .map(|&fd| libc::pollfd {
+                        fd,
+                        events: libc::POLLIN,
+                        revents: 0,
+                    })
+                    .collect();
+                // SAFETY: the array is live.
+                unsafe { libc::poll(entries.as_mut_ptr(), entries.len() as _, -1) }
+            };
+            let (a, b) = &pairs[50];
+            let hears = |b: &OwnedFd| {
+                let answer = parks(poll.clone(), || assert_eq!(send(b, b"abc", 0), Ok(3)));
+                assert_eq!(recv(&pairs[50].0, &mut [0; 4], 0), Ok(3));
+                answer
+            };
+            assert_eq!((hears(b), hears(b)), (1, 1));
+            let (c, d) = pair(libc::SOCK_STREAM);
+            // SAFETY: both are ours, and stay open.
+            unsafe { libc::syscall(libc::SYS_dup3, c.as_raw_fd(), a.as_raw_fd(), 0) };
+            let waits = greenlet::spawn(poll.clone());
+            greenlet::yield_now();
+            assert_eq!(send(&d, b"abc", 0), Ok(3));
+            assert_eq!(waits.join().unwrap(), 1);
+            assert!(is_watched(a.as_raw_fd()));
+        },
+    );
+}
+
 /// Whether some epoll set of the process has what is open under the number.
 fn is_watched(fd: RawFd) -> bool {
     let of = |fd: RawFd| std::fs::metadata(format!("/proc/self/fd/{fd}")).map(|it| it.ino());

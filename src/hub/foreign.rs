@@ -419,6 +419,10 @@ impl Watch<'_> {
             Quiet::TimedOut if until == deadline => Ok(Ended::TimedOut),
             Quiet::TimedOut => {
                 self.watched.iter_mut().for_each(|it| it.armed.doubt());
+                // Now, for there may be no next wait: one of them is ready by now, which
+                // was not reported because the number is another's. What is wrong with
+                // one that cannot be armed is found again.
+                let _ = self.arm();
                 Ok(Ended::Perhaps)
             }
             Quiet::Refused(error) => Err(error),
