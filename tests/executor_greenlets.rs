@@ -9,6 +9,7 @@ use std::time::Duration;
 use common::{Log, MS, alone, flag, fork, quiet_panics, watchdog};
 use greenlet::error::{Elapsed, JoinError, NoWorkers, SubmitError};
 use greenlet::executor::{GreenletPoolExecutor, JobState, LocalJob};
+use greenlet::sync::Event;
 use greenlet::{current, sleep, spawn, timeout, yield_now};
 
 fn pool(workers: usize) -> GreenletPoolExecutor {
@@ -174,7 +175,9 @@ fn cancel_keeps_a_pending_job_from_running() {
 fn a_waiter_that_times_out_or_is_killed_leaves_the_job_alone() {
     let _watchdog = watchdog();
     let pool = pool(1);
-    let job = Rc::new(pool.submit(|| sleep(MS * 20)).unwrap());
+    let gate = Rc::new(Event::new());
+    let waits = Rc::clone(&gate);
+    let job = Rc::new(pool.submit(move || waits.wait()).unwrap());
     assert!(matches!(job.result_timeout(Duration::ZERO), Err(Elapsed)));
     assert!(timeout(MS, || job.result()).is_err());
     let waiter = spawn({
@@ -184,6 +187,7 @@ fn a_waiter_that_times_out_or_is_killed_leaves_the_job_alone() {
     yield_now();
     waiter.kill();
     assert!(waiter.join().unwrap_err().is_killed());
+    gate.set();
     job.result().unwrap();
 }
 

@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use common::{Log, MS, alone, flag, fork, quiet_panics, watchdog};
 use greenlet::error::Deadlock;
+use greenlet::sync::Event;
 use greenlet::{Group, sleep, spawn, spawn_later, yield_now};
 use std::time::Duration;
 
@@ -62,19 +63,14 @@ fn joining_an_empty_group_does_not_switch() {
 fn join_timeout_is_false_while_members_run_and_true_afterwards() {
     let _watchdog = watchdog();
     let group = Group::new();
-    let gate = greenlet::hub::Parker::new();
-    let release = gate.unparker();
-    let waits = group.spawn(|| {
-        let parker = greenlet::hub::Parker::new();
-        let unparker = parker.unparker();
-        (parker.park_timeout(MS * 30), drop(unparker)).0
-    });
+    let gate = Rc::new(Event::new());
+    let member = Rc::clone(&gate);
+    let waits = group.spawn(move || member.wait());
     assert!(!group.join_timeout(MS));
     assert!(!group.join_timeout(Duration::ZERO));
-    release.unpark();
-    gate.park();
+    gate.set();
     assert!(group.join_timeout(Duration::MAX));
-    assert!(!waits.join().unwrap());
+    waits.join().unwrap();
 }
 
 #[test]

