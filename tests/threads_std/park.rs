@@ -162,8 +162,9 @@ fn many() {
         next = Some(thread.thread().clone());
         threads.push(thread);
     }
-    order.lock().unwrap().push(50);
+    // Afterwards they may all be through at any moment.
     count_threads();
+    order.lock().unwrap().push(50);
     next.unwrap().unpark();
     threads
         .into_iter()
