@@ -126,7 +126,7 @@ fn an_accept_without_a_descriptor_left_is_an_error_and_the_connection_stays() {
 #[test]
 fn sockets_that_come_and_go_leave_nothing_behind() {
     let _watchdog = watchdog();
-    common::alone("sockets_that_come_and_go_leave_nothing_behind", || {
+    common::alone_unwatched("sockets_that_come_and_go_leave_nothing_behind", || {
         let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
         let round = || {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -57,7 +57,6 @@ fn a_million_one_after_the_other_leave_nothing_behind() {
         } else {
             1_000_000
         };
-        let _watchdog = watchdog();
         patch_all().unwrap();
         let run = |n: usize| {
             let thread = thread::spawn(move || {
@@ -170,7 +169,6 @@ fn those_whom_there_is_no_memory_for_leave_nothing_behind() {
     alone_unwatched(
         "those_whom_there_is_no_memory_for_leave_nothing_behind",
         || {
-            let _watchdog = watchdog();
             patch_all().unwrap();
             limit_address_space(500 << 20);
             let fail = || {

@@ -8,7 +8,7 @@ mod common;
 use std::cell::{Cell, RefCell};
 use std::ffi::{c_int, c_void};
 use std::os::unix::process::ExitStatusExt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread::{self, Builder};
 use std::time::Duration;
@@ -190,12 +190,15 @@ fn a_panic_in_the_drop_of_a_result_that_nobody_takes_aborts() {
 #[test]
 fn a_panic_while_another_one_unwinds_aborts_and_one_beside_it_does_not() {
     const NAME: &str = "a_panic_while_another_one_unwinds_aborts_and_one_beside_it_does_not";
+    static JOINED: AtomicBool = AtomicBool::new(false);
     let finished = both(NAME, || {
         let unwinds = thread::spawn(|| {
             let _slow = Does(|| {
                 thread::sleep(10 * MS);
                 say("slept");
-                thread::sleep(10 * MS);
+                while !JOINED.load(Ordering::SeqCst) {
+                    thread::sleep(MS);
+                }
                 panic!("second");
             });
             panic!("first");
@@ -207,6 +210,7 @@ fn a_panic_while_another_one_unwinds_aborts_and_one_beside_it_does_not() {
         });
         assert!(beside.join().is_err());
         say("joined");
+        JOINED.store(true, Ordering::SeqCst);
         let _ = unwinds.join();
     });
     for finished in finished.into_iter().flatten() {

@@ -68,14 +68,15 @@ fn greenlets_that_wait_or_take_turns_are_never_reported() {
         busy.join().unwrap();
         sleep(900 * MS);
         // It alternates with the main one, without anybody between: each turn is
-        // short enough, two would not be.
+        // short enough, all of them would not be.
         let other = spawn(|| {
-            spin_for(300 * MS);
-            yield_now();
-            spin_for(300 * MS);
+            for _ in 0..10 {
+                spin_for(60 * MS);
+                yield_now();
+            }
         });
         while !other.is_finished() {
-            spin_for(300 * MS);
+            spin_for(60 * MS);
             yield_now();
         }
     });

@@ -259,6 +259,14 @@ mod tests {
         let start = arena.range().start;
         // SAFETY: no slot was ever used.
         unsafe { arena.unmap() };
-        assert_eq!(registry::stack_guarded_at(start), None);
+        // Another test's may be mapped there a moment later.
+        let is_unmapped = |_| {
+            let arena = Arena::map(0, Geometry::of(16 << 10)).unwrap();
+            let start = arena.range().start;
+            // SAFETY: as above.
+            unsafe { arena.unmap() };
+            registry::stack_guarded_at(start).is_none()
+        };
+        assert!(registry::stack_guarded_at(start).is_none() || (0..100).any(is_unmapped));
     }
 }

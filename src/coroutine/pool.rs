@@ -493,13 +493,14 @@ mod tests {
 
     #[test]
     fn idle_arenas_are_unmapped_and_others_stay() {
-        let fibers = Fibers::new(job);
-        let kept = run_one(&fibers, StackSize::DEFAULT);
-        drop(fibers);
-        assert_eq!(
-            super::super::registry::stack_guarded_at(kept - (300 << 10)),
-            None
-        );
+        // Another test's may be mapped there a moment later.
+        let is_unmapped = |_| {
+            let fibers = Fibers::new(job);
+            let kept = run_one(&fibers, StackSize::DEFAULT);
+            drop(fibers);
+            super::super::registry::stack_guarded_at(kept - (300 << 10)).is_none()
+        };
+        assert!((0..100).any(is_unmapped));
 
         let fibers = Fibers::new(job);
         fibers.reserve(StackSize::DEFAULT).unwrap();

@@ -1,13 +1,19 @@
 use super::*;
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 thread_local! {
     static COUNT: Cell<u32> = const { Cell::new(7) };
     static LOG: RefCell<Vec<&'static str>> = const { RefCell::new(Vec::new()) };
 }
 
-const TID: u32 = (1 << 22) + 7;
+/// A number of its own for each block: glibc takes threads of one number for one thread,
+/// also where they wait for its locks.
+fn next_tid() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(1 << 29);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
 
 /// Runs a closure on a block.
 fn visit<F: FnOnce()>(block: &TlsBlock, f: F) {
@@ -24,7 +30,7 @@ fn visit<F: FnOnce()>(block: &TlsBlock, f: F) {
 
 #[test]
 fn thread_locals_errno_and_the_current_thread_are_the_blocks_own() {
-    let block = TlsBlock::new(TID).unwrap();
+    let block = TlsBlock::new(next_tid()).unwrap();
     COUNT.set(1);
     crate::sys::os::set_errno(libc::EPERM);
     let me = std::thread::current().id();
@@ -82,7 +88,7 @@ fn destructors_run_in_glibcs_order_and_may_register_more() {
         assert_eq!(unsafe { libc::pthread_key_create(key, Some(of_key)) }, 0);
     }
     let mut seen = Vec::new();
-    let block = TlsBlock::new(TID).unwrap();
+    let block = TlsBlock::new(next_tid()).unwrap();
     visit(&block, || {
         LOG.with_borrow_mut(|log| log.push("began"));
         FIRST.with(|_| {});
@@ -113,7 +119,7 @@ fn destructors_run_in_glibcs_order_and_may_register_more() {
 #[test]
 fn a_block_that_was_freed_leaves_nothing_behind() {
     let round = || {
-        let block = TlsBlock::new(TID).unwrap();
+        let block = TlsBlock::new(next_tid()).unwrap();
         visit(&block, || {
             LOG.with_borrow_mut(|log| log.push("something"));
             let _ = std::thread::current().id();
@@ -142,7 +148,7 @@ fn a_symbol_that_is_missing_is_named() {
 
 #[test]
 fn the_path_without_the_instruction_works() {
-    let block = TlsBlock::new(TID).unwrap();
+    let block = TlsBlock::new(next_tid()).unwrap();
     base::without_instruction(|| {
         COUNT.set(1);
         visit(&block, || {
