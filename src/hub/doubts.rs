@@ -1,10 +1,11 @@
 //! When what is known of a descriptor without an owner is to be doubted: one timer for
 //! all waits that go by it.
 //!
-//! A server comes to each of its connections again long before that, so to start a timer
-//! for each wait and to stop it would be most of the work that a wait is. Time is counted
-//! in ticks here, and only while somebody waits so. A wait notes at its source the tick
-//! that it is trusted until; and a source is looked at when its tick has come:
+//! A server comes to each of its connections again long before that, and to start a timer
+//! for each wait and to stop it was more than half of what a wait needed beside one on a
+//! descriptor with an owner. Time is counted in ticks here, and only while somebody waits
+//! so. A wait notes at its source the tick that it is trusted until; and a source is
+//! looked at when its tick has come:
 //!
 //! ```text
 //!   a wait begins ─▶ the source's tick is put off ─▶ is it in the ring? ─ no ─▶ put in
@@ -30,7 +31,7 @@ use crate::sys::clock;
 use crate::sys::pass::PassThrough;
 
 /// How long a tick is: 10 ms, in nanoseconds.
-const TICK: u64 = 10_000_000;
+pub(super) const TICK: u64 = 10_000_000;
 
 /// For how many ticks what is known of a descriptor is trusted in a wait in which nothing
 /// happens. But a server with ten thousand connections comes to each ten times a second,
@@ -168,13 +169,13 @@ impl Hub {
         let due = mem::take(&mut *doubts.ring[now as usize % RING].borrow_mut());
         for source in due {
             let trust = &source.trust;
-            let until = trust.until.get();
-            if trust.waits.get() > 0 && until > now {
+            let (until, is_trusted) = (trust.until.get(), trust.waits.get() > 0);
+            if is_trusted && until > now {
                 doubts.put(until, source);
                 continue;
             }
             trust.is_in_ring.set(false);
-            if trust.waits.get() > 0 {
+            if is_trusted {
                 trust.doubts.set(trust.doubts.get().wrapping_add(1));
                 source.doubt();
             }

@@ -20,6 +20,7 @@ use std::rc::Rc;
 use super::Hub;
 use super::ask::{Ask, Habit};
 use super::closing::ARMED;
+use super::doubts::TICK;
 use super::own::is_own;
 use super::quiet::Quiet;
 use super::source::{Direction, NOBODY, Source};
@@ -33,9 +34,9 @@ use crate::sys::{clock, socket};
 const LOOK_AGAIN: u64 = 1_000_000;
 
 /// With more descriptors than this the kernel is told of those only that it does not
-/// know yet, if something becomes ready within the time that they are trusted for.
+/// know yet, if something becomes ready within the time that they are trusted for: one
+/// tick.
 const MANY: usize = 64;
-const TRUST_OF_MANY: u64 = 10_000_000;
 
 /// One of several descriptors to wait for.
 #[derive(Clone, Copy, Debug)]
@@ -404,9 +405,7 @@ impl Watch<'_> {
     /// The refusal.
     pub(crate) fn park(&mut self, deadline: Option<u64>) -> Result<Ended, Errno> {
         let until = match self.arm() {
-            Ok(()) if self.watched.iter().any(|it| it.armed.is_trusted()) => {
-                sooner(deadline, TRUST_OF_MANY)
-            }
+            Ok(()) if self.watched.iter().any(|it| it.armed.is_trusted()) => sooner(deadline, TICK),
             Ok(()) => deadline,
             // It has just been closed, which the next look tells; or the kernel has no
             // room for more, or it is one of our own, or an epoll set that contains

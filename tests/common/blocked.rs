@@ -90,6 +90,12 @@ impl Reports {
         REPORTS.count.load(Ordering::SeqCst)
     }
 
+    pub fn of_thread(name: &str) -> usize {
+        let all = REPORTS.all.lock().unwrap();
+        let is_its = |one: &&Blocked| one.thread().1 == Some(name);
+        all.iter().filter(is_its).count()
+    }
+
     pub fn named(name: &str) -> Option<Blocked> {
         let all = REPORTS.all.lock().unwrap();
         all.iter().find(|one| one.name() == Some(name)).cloned()
